@@ -10,11 +10,11 @@ use aya_ebpf::{
     maps::{Array, DevMap, HashMap, PerCpuArray, XskMap},
 };
 use mplsxdp_common::abi::{
-    Adjacency, BUCKETS, CHUNK_LINES, CHUNK_WORDS, Counter, CounterSlots, CrossConnect, DEFAULT_COUNTER_SLOTS,
-    DEFAULT_GROUPS, DEFAULT_STACKS, Delivery, Domain, FTN_ROOTS as FTN_ROOT_WORDS, LABEL_RANGE_WORDS, LINE_WORDS,
-    LabelRange, LabelStack, MAX_ADJACENCIES, MAX_CHUNKS, MAX_LABELS, MAX_PORTS, MAX_QUEUES, Meta, PUNT_SLOTS, Police,
-    PortWord, REASON_SLOTS, REDIRECT_LOST_SLOT, Reason, RouteEntry, Settings, SubInterfaceKey, TRAFFIC_CLASS_WORDS,
-    TtlMode, Watch,
+    Adjacency, BUCKETS, CHUNK_LINES, CHUNK_WORDS, Counter, CounterSlots, CrossConnect, DEFAULT_BACKUPS,
+    DEFAULT_COUNTER_SLOTS, DEFAULT_GROUPS, DEFAULT_STACKS, Delivery, Domain, FTN_ROOTS as FTN_ROOT_WORDS,
+    LABEL_RANGE_WORDS, LINE_WORDS, LabelRange, LabelStack, MAX_ADJACENCIES, MAX_CHUNKS, MAX_LABELS, MAX_PORTS,
+    MAX_QUEUES, Meta, PUNT_SLOTS, Police, PortWord, REASON_SLOTS, REDIRECT_LOST_SLOT, Reason, RouteEntry, Settings,
+    SubInterfaceKey, TRAFFIC_CLASS_WORDS, TtlMode, Watch,
 };
 use mplsxdp_common::forward::{Frame, PortView};
 use mplsxdp_common::ftn::{Nodes, Roots, halves_v4, halves_v6, longest_match, look_up};
@@ -30,6 +30,8 @@ static ADJACENCIES: Array<[u64; 4]> = Array::with_max_entries(MAX_ADJACENCIES, B
 static STACKS: Array<LabelStack> = Array::with_max_entries(DEFAULT_STACKS, BPF_F_MMAPABLE);
 #[map]
 static GROUPS: Array<[u64; BUCKETS]> = Array::with_max_entries(DEFAULT_GROUPS, BPF_F_MMAPABLE);
+#[map]
+static BACKUPS: Array<[u64; 2]> = Array::with_max_entries(DEFAULT_BACKUPS, BPF_F_MMAPABLE);
 #[map]
 static FTN_ROOTS: Array<u64> = Array::with_max_entries(FTN_ROOT_WORDS, BPF_F_MMAPABLE);
 /// Inner maps of one element, which the controller adds when they are needed.
@@ -181,6 +183,25 @@ impl PortView for XdpTables {
         RouteEntry::from_bits(buckets.map_or(0, |buckets| unsafe {
             read_volatile((buckets as *const u64).add(bucket.into()))
         }))
+    }
+
+    #[inline(always)]
+    fn protected(&self, pair: u32) -> [RouteEntry; 2] {
+        let Some(words) = BACKUPS.get_ptr(pair) else {
+            return [RouteEntry::EMPTY; 2];
+        };
+        // SAFETY: the map's value, and within it; each word is read once, as the controller writes it.
+        [0, 1].map(|index| RouteEntry::from_bits(unsafe { read_volatile((words as *const u64).add(index)) }))
+    }
+
+    #[inline(always)]
+    fn is_resolved(&self, index: u16) -> bool {
+        let Some(words) = ADJACENCIES.get_ptr(index.into()) else {
+            return false;
+        };
+        // SAFETY: the map's value; the first word, read once, as the controller writes it.
+        let first = unsafe { read_volatile(words as *const u64) };
+        Adjacency::from_words([first, 0, 0, 0]).is_resolved()
     }
 
     #[inline(always)]

@@ -13,8 +13,8 @@ use mplsxdp::dataplane::loader::{Loader, SHARED_MAPS, Sizes};
 use mplsxdp::dataplane::release::Release;
 use mplsxdp::dataplane::{FtnKey, TableMemory, Tables};
 use mplsxdp_common::abi::{
-    Checksum, DEFAULT_COUNTER_SLOTS, DEFAULT_GROUPS, DEFAULT_STACKS, Domain, MAX_LABELS, Police, RouteEntry, Settings,
-    TtlMode, UnknownPolicy, map,
+    Checksum, DEFAULT_BACKUPS, DEFAULT_COUNTER_SLOTS, DEFAULT_GROUPS, DEFAULT_STACKS, Domain, MAX_LABELS, Police,
+    RouteEntry, Settings, TtlMode, UnknownPolicy, map,
 };
 
 /// Instructions that the verifier processed, and bytes of machine code, by kernel release and program variant. `cargo xtask
@@ -32,6 +32,7 @@ const DEFAULT: Sizes = Sizes {
     labels: MAX_LABELS,
     stacks: DEFAULT_STACKS,
     groups: DEFAULT_GROUPS,
+    backups: DEFAULT_BACKUPS,
     counter_slots: DEFAULT_COUNTER_SLOTS,
 };
 

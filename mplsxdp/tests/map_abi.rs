@@ -2,11 +2,12 @@
 
 use mplsxdp::dataplane::loader::SHARED_MAPS;
 use mplsxdp_common::abi::{
-    ABI_VERSION, Adjacency, BUCKETS, CHUNK_LINES, CHUNK_WORDS, Counter, CrossConnect, DEFAULT_COUNTER_SLOTS,
-    DEFAULT_GROUPS, DEFAULT_STACKS, Delivery, Domain, DscpToTc, FTN_ROOTS, LABEL_RANGE_WORDS, LINE_WORDS, LabelRange,
-    LabelStack, Loss, MAX_ADJACENCIES, MAX_CHUNKS, MAX_LABELS, MAX_PORTS, MAX_QUEUES, META_MAGIC, Meta, Op, PUNT_SLOTS,
-    Police, PortWord, REASON_SLOTS, REDIRECT_LOST, REDIRECT_LOST_SLOT, Reason, RouteEntry, Settings, SubInterfaceKey,
-    TRAFFIC_CLASS_WORDS, TcToDscp, TtlMode, TtlPropagate, UnknownPolicy, VlanTags, map,
+    ABI_VERSION, Adjacency, BUCKETS, CHUNK_LINES, CHUNK_WORDS, Counter, CrossConnect, DEFAULT_BACKUPS,
+    DEFAULT_COUNTER_SLOTS, DEFAULT_GROUPS, DEFAULT_STACKS, Delivery, Domain, DscpToTc, FTN_ROOTS, LABEL_RANGE_WORDS,
+    LINE_WORDS, LabelRange, LabelStack, Loss, MAX_ADJACENCIES, MAX_CHUNKS, MAX_LABELS, MAX_PORTS, MAX_QUEUES,
+    META_MAGIC, Meta, Op, PUNT_SLOTS, Police, PortWord, REASON_SLOTS, REDIRECT_LOST, REDIRECT_LOST_SLOT, Reason,
+    RouteEntry, Settings, SubInterfaceKey, TRAFFIC_CLASS_WORDS, TcToDscp, TtlMode, TtlPropagate, UnknownPolicy,
+    VlanTags, map,
 };
 use mplsxdp_common::ftn::{self, Shape};
 use mplsxdp_common::wire::{ETH_P_8021AD, Label, Mac};
@@ -48,6 +49,12 @@ fn every_map_is_there_with_its_sizes() {
             "group index, u32".into(),
             value("group", BUCKETS * size_of::<RouteEntry>()),
             or(DEFAULT_GROUPS, "--groups"),
+        ),
+        (
+            map::BACKUPS,
+            "pair index, u32".into(),
+            value("backup pair", 2 * size_of::<RouteEntry>()),
+            or(DEFAULT_BACKUPS, "--backups"),
         ),
         (
             map::FTN_ROOTS,
@@ -228,6 +235,7 @@ fn numbers_bits_and_bytes_are_those_of_the_code() {
         Op::Pass,
         Op::Group,
         Op::LocalPass,
+        Op::Protected,
     ];
     let names = [
         "none",
@@ -239,6 +247,7 @@ fn numbers_bits_and_bytes_are_those_of_the_code() {
         "pass",
         "group",
         "local or pass",
+        "protected",
     ];
     for (op, name) in ops.into_iter().zip(names) {
         has(format!("| {} {name} |", op as u8));

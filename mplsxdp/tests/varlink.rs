@@ -172,6 +172,9 @@ fn path() -> Path {
 
 fn backup() -> Backup {
     Backup {
+        action: Some(RouteAction::Swap),
+        out: Some(vec![300, 100]),
+        ttl: Some(5),
         via: via(),
         dev: Some("eth2".into()),
     }
@@ -222,6 +225,7 @@ fn backup_state() -> BackupState {
         dev: Some("eth2".into()),
         lladdr: Some("02:00:00:00:00:02".into()),
         state: Resolution::Resolved,
+        in_use: true,
         redirect_lost: false,
     }
 }

@@ -288,13 +288,15 @@ fn verdict_name(host: &Outcome, reason: Option<Reason>, frame: &[u8]) -> String 
 }
 
 /// Kinds of forwarding that must occur in a run.
-const KINDS: [&str; 8] = [
+const KINDS: [&str; 10] = [
     "swapped",
     "several labels pushed",
     "popped for a next hop",
     "popped for the kernel",
     "to one of several next hops",
     "to a backup",
+    "to a next hop whose backup has labels of its own",
+    "to a backup with labels of its own",
     "from a VLAN",
     "into a VLAN",
 ];
@@ -304,7 +306,11 @@ fn kinds(tables: &MemoryTables, settings: Settings, frame: &[u8], host: &Outcome
     let tables = tables.at_wire(settings);
     let (received, sent) = (anatomy(frame), anatomy(&host.frame));
     let is_done = match host.verdict {
-        Verdict::Pass => [false, false, false, host.frame != frame, false, false, false, false],
+        Verdict::Pass => {
+            let mut is_done = [false; KINDS.len()];
+            is_done[3] = host.frame != frame;
+            is_done
+        }
         Verdict::Exception(_) => return Vec::new(),
         Verdict::Forward { .. } => {
             let (before, after) = (received.stack.len(), sent.stack.len());
@@ -312,6 +318,11 @@ fn kinds(tables: &MemoryTables, settings: Settings, frame: &[u8], host: &Outcome
             let entry = received.stack.first().map(|top| tables.ilm(top.label()));
             let op = entry.map_or(Op::None, |entry| entry.op());
             let hop = entry.and_then(|entry| tables.adjacency(entry.next_hop()));
+            // Whether the first of a pair is the one to use.
+            let first = entry.filter(|_| op == Op::Protected).map(|entry| {
+                let [primary, _] = tables.protected(entry.operand());
+                tables.is_resolved(primary.next_hop())
+            });
             let has_own_hop = matches!(op, Op::Label | Op::Stack | Op::Pop | Op::PenultimatePop);
             [
                 op == Op::Label && before == after,
@@ -320,6 +331,8 @@ fn kinds(tables: &MemoryTables, settings: Settings, frame: &[u8], host: &Outcome
                 false,
                 op == Op::Group,
                 has_own_hop && hop.is_some_and(|hop| !hop.is_resolved()),
+                first == Some(true),
+                first == Some(false),
                 !received.tags.is_empty(),
                 !sent.tags.is_empty(),
             ]
@@ -365,6 +378,9 @@ fn describe(tables: &MemoryTables, settings: Settings, frame: &[u8]) -> String {
         );
         if entry.op() == Op::Stack {
             let _ = write!(text, ", {:?}", tables.label_stack(entry.operand()));
+        }
+        if entry.op() == Op::Protected {
+            let _ = write!(text, ", {:?}", tables.protected(entry.operand()));
         }
         if let Some(adjacency) = tables.adjacency(entry.next_hop()) {
             let (destination, port) = (adjacency.destination(), adjacency.port());
@@ -491,6 +507,8 @@ fn what_is_beyond_the_first_buffer_is_not_misread() {
         "[700 64] [7 0] [1002 0] ip6 size 3000 sctp 80",
         "[701 64] ip6 size 3000 udp 8",
         "[704 64] ip size 3000",
+        "[707 64] ip size 3000",
+        "[708 64] ip6 size 3000",
         "tag 100 [600 64] ip size 3000",
         "stag 100 tag 10 [611 64] ip6 size 3000",
         "stag 100 tag 10 [160 64] [2 9] ip6 size 3000 to 2001:db8:99::1",

@@ -174,7 +174,11 @@ fn an_entry_that_points_nowhere_forwards_nothing() {
     let no_such_stack = RouteEntry::new(Op::Stack, TtlPropagate::Default, lab::CAPACITY.stacks, 0, 0);
     let unused_next_hop = RouteEntry::new(Op::Label, TtlPropagate::Default, 110, 9999, 0);
     let no_such_next_hop = RouteEntry::new(Op::Label, TtlPropagate::Default, 110, u16::MAX, 0);
+    let unused_pair = RouteEntry::new(Op::Protected, TtlPropagate::Default, lab::CAPACITY.backups - 1, 0, 0);
+    let no_such_pair = RouteEntry::new(Op::Protected, TtlPropagate::Default, lab::CAPACITY.backups, 0, 0);
     for (entry, frame, reason) in [
+        (unused_pair, "[16 64] ip", Reason::NoRoute),
+        (no_such_pair, "[16 64] ip", Reason::NoRoute),
         (unused_stack, "[16 64] ip", Reason::NoRoute),
         (no_such_stack, "[16 64] ip", Reason::NoRoute),
         (unused_next_hop, "[16 64] ip", Reason::Unresolved),

@@ -87,6 +87,7 @@ impl Switch {
             labels,
             stacks: 64,
             groups: 16,
+            backups: 16,
             counter_slots: 256,
         };
         let loader = Loader::new(sizes).unwrap();

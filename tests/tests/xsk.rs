@@ -73,6 +73,7 @@ fn loader(police: Police) -> Loader {
         labels: lab::CAPACITY.labels,
         stacks: lab::CAPACITY.stacks,
         groups: lab::CAPACITY.groups,
+        backups: lab::CAPACITY.backups,
         counter_slots: lab::CAPACITY.counter_slots,
     };
     Loader::new(sizes).unwrap().with_police(police)

@@ -44,6 +44,7 @@ pub mod map {
     pub const ADJACENCIES: &str = "ADJACENCIES";
     pub const STACKS: &str = "STACKS";
     pub const GROUPS: &str = "GROUPS";
+    pub const BACKUPS: &str = "BACKUPS";
     pub const FTN_ROOTS: &str = "FTN_ROOTS";
     pub const FTN: &str = "FTN";
     pub const PORTS: &str = "PORTS";
@@ -90,6 +91,8 @@ pub const MAX_ADJACENCIES: u32 = 1 << 14;
 pub const DEFAULT_STACKS: u32 = 1 << 15;
 /// Default size of `GROUPS`.
 pub const DEFAULT_GROUPS: u32 = 1 << 10;
+/// Default size of `BACKUPS`.
+pub const DEFAULT_BACKUPS: u32 = 1 << 15;
 /// Buckets of a group; flows are spread over them.
 pub const BUCKETS: usize = 256;
 /// Default number of counter slots in `ROUTE_COUNTERS` for each CPU; slot 0 means "not counted".

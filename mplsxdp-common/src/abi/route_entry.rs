@@ -1,4 +1,4 @@
-//! Route entries: what a label or a prefix maps to, in `ILM`, `FTN` and the buckets of `GROUPS`.
+//! Route entries: what a label or a prefix maps to, in `ILM`, `FTN`, `BACKUPS` and the buckets of `GROUPS`.
 
 use super::TtlMode;
 use crate::wire::Label;
@@ -23,11 +23,14 @@ pub enum Op {
     /// of its own in it.
     Pass = 6,
     /// Several next hops: the frame's bucket in the group says what to do; it is an entry with one of the operations 1
-    /// to 4. Operand: index into `GROUPS`.
+    /// to 4, or [`Op::Protected`]. Operand: index into `GROUPS`.
     Group = 7,
     /// ILM only: like [`Op::Local`] if another label is beneath; otherwise the frame is left unchanged to the kernel,
     /// which has a route for the same label (`dev lo pass`). Operand: none.
     LocalPass = 8,
+    /// A next hop whose backup has labels of its own: one of two entries says what to do, each with one of the operations
+    /// 1 to 4. It is the first one, if its next hop is resolved, else the second. Operand: index into `BACKUPS`.
+    Protected = 10,
 }
 
 /// A route's own TTL propagation (`ttl-propagate enabled|disabled`), which overrides the instance's mode. In an
@@ -54,16 +57,16 @@ impl TtlPropagate {
     }
 }
 
-/// One entry of `ILM` or `FTN`: the NHLFE that a label or prefix maps to, in one aligned 64-bit word. A
-/// bucket of `GROUPS` is such an entry too; its counter slot is 0, because frames count for the entry that led to the
-/// group.
+/// One entry of `ILM` or `FTN`: the NHLFE that a label or prefix maps to, in one aligned 64-bit word. A bucket of
+/// `GROUPS` and the two words of `BACKUPS` are such entries too; their counter slot is 0, because frames count for the
+/// entry that led there.
 ///
 /// | bits | field |
 /// |---|---|
 /// | 0-3 | [`Op`] |
 /// | 4-5 | [`TtlPropagate`]: 0 default, 1 enabled, 2 disabled |
 /// | 6-7 | reserved |
-/// | 8-27 | operand: outgoing label, or index into `STACKS` or `GROUPS` |
+/// | 8-27 | operand: outgoing label, or index into `STACKS`, `GROUPS` or `BACKUPS` |
 /// | 28-43 | next-hop index into `ADJACENCIES` |
 /// | 44-63 | counter slot in `ROUTE_COUNTERS`, 0: not counted |
 #[repr(transparent)]
@@ -110,6 +113,7 @@ impl RouteEntry {
             6 => Op::Pass,
             7 => Op::Group,
             8 => Op::LocalPass,
+            10 => Op::Protected,
             // Also numbers that a later version may define: this version treats them as no route.
             _ => Op::None,
         }

@@ -2,7 +2,7 @@
 
 use super::egress::Egress;
 use super::frame::{Frame, cut_tail, move_head, store};
-use super::label::{label_stack, store_labels};
+use super::label::{in_use, label_stack, store_labels};
 use super::{Checked, OFFSET_MASK, PortView, Verdict};
 use crate::abi::{Adjacency, Domain, Op, Reason, RouteEntry, Settings, TcToDscp, TtlMode};
 use crate::hash::ip_flow_hash;
@@ -51,6 +51,7 @@ pub(super) fn impose<F: Frame, T: PortView>(
         }
         _ => entry,
     };
+    let entry = RouteEntry::from_bits(in_use(tables, entry.to_bits()));
     let (received, ttl) = (frame.len(), ip.ttl());
     if ttl <= forwarded as u8 {
         return Err(Reason::TtlExpired);

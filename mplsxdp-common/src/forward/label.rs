@@ -294,7 +294,7 @@ pub(super) fn label_operation<F: Frame, T: PortView>(
             store(frame, egress.l2_len(), exposed.to_bytes())?;
             egress
         }
-        Op::None | Op::Local | Op::LocalPass | Op::Pass | Op::Group => return Err(Reason::NoRoute),
+        Op::None | Op::Local | Op::LocalPass | Op::Pass | Op::Group | Op::Protected => return Err(Reason::NoRoute),
     };
     tables.count(slot, received);
     Ok(egress.verdict())
@@ -308,7 +308,8 @@ fn arrival_dscps<F: Frame, T: PortView>(frame: &F, tables: &T) -> u64 {
     tables.traffic_classes(tables.port(number), number, 0)
 }
 
-/// `entry`, or the entry of its group's bucket for the flow of the labelled frame with its stack at `offset`.
+/// `entry`, or the entry of its group's bucket for the flow of the labelled frame with its stack at `offset`; and of two
+/// entries for a next hop and its backup, the one to use now.
 #[inline(always)]
 pub(super) fn one_next_hop<F: Frame, T: PortView>(
     frame: &F,
@@ -316,18 +317,37 @@ pub(super) fn one_next_hop<F: Frame, T: PortView>(
     entry: RouteEntry,
     offset: usize,
 ) -> RouteEntry {
-    if entry.op() == Op::Group {
-        RouteEntry::from_bits(member(frame, tables, entry.operand(), offset))
-    } else {
-        entry
+    match entry.op() {
+        Op::Group | Op::Protected => RouteEntry::from_bits(chosen(frame, tables, entry.to_bits(), offset)),
+        _ => entry,
     }
 }
 
-/// The entry of a group's bucket, as a number. Not inlined, to keep the hash and its registers out of the common case.
+/// The entry of a group's bucket, or of a next hop or its backup, as a number. Not inlined, to keep the hash and its
+/// registers out of the common case.
 #[inline(never)]
-fn member<F: Frame, T: PortView>(frame: &F, tables: &T, group: u32, offset: usize) -> u64 {
-    let hash = flow_hash(frame, offset, tables.hash_seed());
-    tables.bucket(group, (hash >> 24) as u8).to_bits()
+fn chosen<F: Frame, T: PortView>(frame: &F, tables: &T, entry: u64, offset: usize) -> u64 {
+    let mut entry = RouteEntry::from_bits(entry);
+    if entry.op() == Op::Group {
+        let hash = flow_hash(frame, offset, tables.hash_seed());
+        entry = tables.bucket(entry.operand(), (hash >> 24) as u8);
+    }
+    in_use(tables, entry.to_bits())
+}
+
+/// `entry`; or, if that is for a next hop whose backup has labels of its own, the entry of whichever is to be used now.
+/// Not inlined, to keep the verifier from processing what follows once for each.
+#[inline(never)]
+pub(super) fn in_use<T: PortView>(tables: &T, entry: u64) -> u64 {
+    let entry = RouteEntry::from_bits(entry);
+    if entry.op() != Op::Protected {
+        return entry.to_bits();
+    }
+    let [primary, backup] = tables.protected(entry.operand());
+    match tables.is_resolved(primary.next_hop()) {
+        true => primary.to_bits(),
+        false => backup.to_bits(),
+    }
 }
 
 #[inline(always)]

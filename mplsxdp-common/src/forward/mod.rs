@@ -66,6 +66,12 @@ pub trait PortView {
     fn label_stack(&self, index: u32) -> Option<&LabelStack>;
     /// The entry of a group's bucket. [`RouteEntry::EMPTY`] if there is no such group.
     fn bucket(&self, group: u32, bucket: u8) -> RouteEntry;
+    /// What a next hop and its backup do. [`RouteEntry::EMPTY`] if there is no such pair.
+    fn protected(&self, pair: u32) -> [RouteEntry; 2];
+    /// Whether there is a neighbour at this adjacency.
+    fn is_resolved(&self, index: u16) -> bool {
+        self.adjacency(index).is_some_and(Adjacency::is_resolved)
+    }
     /// The start value of the flow hash. Routers along a path must use different ones; otherwise the second would find
     /// all flows that reach it in the same few buckets.
     fn hash_seed(&self) -> u32;

@@ -222,6 +222,7 @@ fn capacity(config: &Config) -> Capacity {
         adjacencies: MAX_ADJACENCIES,
         stacks: config.stacks.get(),
         groups: config.groups.get(),
+        backups: config.backups.get(),
         counter_slots: config.counter_slots.get(),
         prefixes: MAX_FTN,
     }

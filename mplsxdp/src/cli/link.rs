@@ -319,11 +319,12 @@ pub fn next_hop(next_hop: &NextHopState) -> String {
 fn backup(backup: &BackupState) -> String {
     let with = |name: &str, value: Option<&str>| value.map(|value| format!(" {name} {value}")).unwrap_or_default();
     format!(
-        " backup {}{}{} {}{}",
+        " backup {}{}{} {}{}{}",
         via(&backup.via),
         with("dev", backup.dev.as_deref()),
         with("lladdr", backup.lladdr.as_deref()),
         backup.state,
+        if backup.in_use { " in-use" } else { "" },
         lost(backup.redirect_lost)
     )
 }

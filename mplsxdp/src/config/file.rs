@@ -286,6 +286,7 @@ mod tests {
             counter-slots = 100
             stacks = 200
             groups = 300
+            backups = 400
             hash-seed = 4294967295
             sync = ["kernel", "fpm:2621"]
             sync-table = ["main", "1000", "red"]
@@ -320,7 +321,7 @@ mod tests {
             checksum: None,
         };
         let file = parse("f.toml", text).unwrap();
-        assert_eq!(file.routes[1].place.to_string(), "f.toml:43:17");
+        assert_eq!(file.routes[1].place.to_string(), "f.toml:44:17");
         let config = file.clone().check().unwrap();
         assert_eq!(
             config.options,
@@ -348,6 +349,7 @@ mod tests {
                 counter_slots: Number::new(100).unwrap(),
                 stacks: Number::new(200).unwrap(),
                 groups: Number::new(300).unwrap(),
+                backups: Number::new(400).unwrap(),
                 hash_seed: Number::new(u32::MAX.into()),
                 sync: vec!["kernel".parse().unwrap(), "fpm:127.0.0.1:2621".parse().unwrap()],
                 sync_table: ["main", "1000", "red"].map(|table| table.parse().unwrap()).to_vec(),
@@ -532,7 +534,7 @@ instance = "../up"
                 "f.toml:3:10: `stacks`: invalid type: string \"many\", expected a number, 1 to 1048576",
                 "f.toml:4:14: `tunnel-ttl`: invalid value: integer `256`, expected a number, 1 to 255",
                 "f.toml:5:8: `mode`: unknown variant `fast`, expected `native` or `generic`",
-                "f.toml:6:1: unknown key `mtu`; the keys are accept-labels, checksum, counter-slots, dscp-map, fix-peers, groups, guard, hash-seed, hold, \
+                "f.toml:6:1: unknown key `mtu`; the keys are accept-labels, backups, checksum, counter-slots, dscp-map, fix-peers, groups, guard, hash-seed, hold, \
                  icmp-rate, icmp-source, icmp-source-rate, icmp-via, iface, instance, kernel-route, labels, local, \
                  log-exceptions, mode, mpls-mtu, mpls-off, netns, no-readopt, persist, prefer, punt-rate, routes-file, stacks, sync, sync-quiet, sync-table, tc-map, tc-propagate, \
                  ttl-propagate, tunnel-ttl, tx-only, unknown, verbose, wait, xconnect, routes",

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
-use mplsxdp_common::abi::{DEFAULT_COUNTER_SLOTS, DEFAULT_GROUPS, DEFAULT_STACKS, MAX_LABELS};
+use mplsxdp_common::abi::{DEFAULT_BACKUPS, DEFAULT_COUNTER_SLOTS, DEFAULT_GROUPS, DEFAULT_STACKS, MAX_LABELS};
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
@@ -106,6 +106,9 @@ pub struct Options {
     /// How many different groups of next hops routes can have; each takes 2 KiB.
     #[arg(long, value_name = "N")]
     pub groups: Number<u32, 1, MAX_INDEX>,
+    /// How many different pairs of a next hop and a backup with labels of its own routes can have.
+    #[arg(long, value_name = "N")]
+    pub backups: Number<u32, 1, MAX_INDEX>,
     /// The start value of the hash that spreads flows over next hops [default: random at each load].
     #[arg(long, value_name = "N")]
     pub hash_seed: Option<Number<u32, 0, { u32::MAX }>>,
@@ -193,6 +196,7 @@ impl Default for Options {
             counter_slots: Number(DEFAULT_COUNTER_SLOTS),
             stacks: Number(DEFAULT_STACKS),
             groups: Number(DEFAULT_GROUPS),
+            backups: Number(DEFAULT_BACKUPS),
             hash_seed: None,
             sync: Vec::new(),
             sync_table: Vec::new(),

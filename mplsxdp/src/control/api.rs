@@ -172,7 +172,8 @@ pub struct NextHopState {
     pub state: Resolution,
     /// Its port does not send redirected frames: what is forwarded to it is lost.
     pub redirect_lost: bool,
-    /// How many users it has: routes, once for each of their paths, and next hops that it is the backup of.
+    /// How many users it has: routes, once for each path that leads to it or has it as a backup with labels of its own,
+    /// and next hops that it is another backup of.
     pub routes: u64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub backup: Option<BackupState>,
@@ -202,6 +203,8 @@ pub struct BackupState {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lladdr: Option<String>,
     pub state: Resolution,
+    /// It gets the frames now.
+    pub in_use: bool,
     /// Its port does not send redirected frames: what is forwarded to it is lost.
     pub redirect_lost: bool,
 }

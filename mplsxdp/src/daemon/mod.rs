@@ -492,6 +492,7 @@ impl Daemon {
             labels: config.labels.get(),
             stacks: config.stacks.get(),
             groups: config.groups.get(),
+            backups: config.backups.get(),
             counter_slots: config.counter_slots.get(),
         };
         let police = Police::new(config.punt_rate.get(), burst(config.punt_rate.get()));

@@ -32,7 +32,10 @@ const BACKUPS: [(usize, u16); 2] = [(8, 2), (9, 7)];
 /// Next hops that routes name: some do not exist.
 const HOPS: u8 = MTUS.len() as u8 + 2;
 const GROUPS: u8 = 4;
-const OPS: [Op; 9] = [
+/// Pairs of a next hop and a backup with labels of its own.
+const PAIRS: u8 = 8;
+/// The last two are chosen by bits of their own.
+const OPS: [Op; 10] = [
     Op::Label,
     Op::Stack,
     Op::Pop,
@@ -42,11 +45,15 @@ const OPS: [Op; 9] = [
     Op::None,
     Op::Group,
     Op::LocalPass,
+    Op::Protected,
 ];
 /// The position of [`Op::Pass`].
 const PASS: usize = 5;
+/// The bits of a route's third byte that stand for [`Op::LocalPass`] and [`Op::Protected`].
+const LOCAL_PASS: u8 = 0x40;
+const PROTECTED: u8 = 0x80;
 /// Routes for the first labels of the frame, then one for all IPv4 addresses and one for all IPv6 addresses. The
-/// buckets of groups use the same routes.
+/// buckets of groups and the entries of pairs use the same routes.
 const ROUTES: usize = 16;
 const ROUTE_LEN: usize = 4;
 /// Settings, TTL of tunnels, headroom, VLANs and hash seed.
@@ -143,7 +150,12 @@ pub fn core_seeds(frame: &[u8]) -> impl Iterator<Item = Vec<u8>> {
                 0..=2 => op,
                 _ => op & !4,
             };
-            data.extend([op as u8, 20 + number as u8, number as u8 % 3, number as u8]);
+            let bits = match OPS[op] {
+                Op::LocalPass => LOCAL_PASS,
+                Op::Protected => PROTECTED,
+                _ => 0,
+            };
+            data.extend([op as u8, 20 + number as u8, (number as u8 % 3) | bits, number as u8]);
         }
         data.extend(frame);
         data
@@ -165,23 +177,32 @@ fn tables(routes: &[u8], frame: &[u8]) -> MemoryTables {
             tables.store_stack(depth as u32, stack);
         }
     }
-    let mut entries = routes
-        .as_chunks::<ROUTE_LEN>()
-        .0
-        .iter()
-        .map(|&[op, operand, hop, slot]| {
-            let ttl = [TtlPropagate::Default, TtlPropagate::Enabled, TtlPropagate::Disabled][usize::from(op >> 3) % 3];
-            let op = OPS[usize::from(op & 7)];
-            // Most of the pushed stacks exist, and most groups.
-            let operand = match op {
-                Op::Stack => operand % (MAX_PUSH as u8 + 2),
-                Op::Group => operand % (GROUPS + 1),
-                _ => operand,
-            };
-            RouteEntry::new(op, ttl, operand.into(), (hop % HOPS).into(), slot.into())
-        })
-        .collect::<Vec<_>>()
-        .into_iter();
+    let entry = |[op, operand, hop, slot]: [u8; ROUTE_LEN], bits: u8| {
+        let ttl = [TtlPropagate::Default, TtlPropagate::Enabled, TtlPropagate::Disabled][usize::from(op >> 3) % 3];
+        let op = match bits {
+            PROTECTED.. => Op::Protected,
+            LOCAL_PASS.. => Op::LocalPass,
+            _ => OPS[usize::from(op & 7)],
+        };
+        // Most of the pushed stacks exist, and most groups and pairs.
+        let operand = match op {
+            Op::Stack => operand % (MAX_PUSH as u8 + 2),
+            Op::Group => operand % (GROUPS + 1),
+            Op::Protected => operand % (PAIRS + 1),
+            _ => operand,
+        };
+        RouteEntry::new(op, ttl, operand.into(), (hop % LOCAL_PASS % HOPS).into(), slot.into())
+    };
+    let routes = routes.as_chunks::<ROUTE_LEN>().0;
+    for (pair, routes) in (0..PAIRS).zip(routes.windows(ROUTES - usize::from(PAIRS) + 1)) {
+        let both = [routes.first(), routes.last()];
+        tables.store_pair(
+            pair.into(),
+            both.map(|route| route.map_or(RouteEntry::EMPTY, |&route| entry(route, 0))),
+        );
+    }
+    let entries: Vec<RouteEntry> = routes.iter().map(|&route| entry(route, route[2])).collect();
+    let mut entries = entries.into_iter();
     for group in 0..GROUPS {
         let members = entries.as_slice();
         for (bucket, &entry) in (0..BUCKETS).zip(members.iter().cycle().skip(group.into())) {

@@ -33,6 +33,7 @@ pub const SHARED_MAPS: &[&str] = &[
     map::ADJACENCIES,
     map::STACKS,
     map::GROUPS,
+    map::BACKUPS,
     map::FTN_ROOTS,
     map::FTN,
     map::PORTS,
@@ -60,6 +61,7 @@ pub struct Sizes {
     pub labels: u32,
     pub stacks: u32,
     pub groups: u32,
+    pub backups: u32,
     pub counter_slots: u32,
 }
 
@@ -367,6 +369,7 @@ fn sharing<'a>(pins: &Pins, sizes: Sizes) -> Result<EbpfLoader<'a>, LoadError> {
         .map_max_entries(map::ILM, sizes.labels)
         .map_max_entries(map::STACKS, sizes.stacks)
         .map_max_entries(map::GROUPS, sizes.groups)
+        .map_max_entries(map::BACKUPS, sizes.backups)
         .map_max_entries(map::ROUTE_COUNTERS, counters);
     for name in SHARED_MAPS {
         loader.map_pin_path(name, pins.path(name));

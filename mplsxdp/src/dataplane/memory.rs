@@ -7,8 +7,9 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 use mplsxdp_common::abi::{
-    Adjacency, Counter, CrossConnect, DEFAULT_GROUPS, Domain, LabelRange, LabelStack, Loss, MAX_ADJACENCIES, MAX_FTN,
-    MAX_LABELS, PortWord, Reason, RouteEntry, Settings, SubInterfaceKey, TrafficClasses, VlanTags,
+    Adjacency, Counter, CrossConnect, DEFAULT_BACKUPS, DEFAULT_GROUPS, Domain, LabelRange, LabelStack, Loss,
+    MAX_ADJACENCIES, MAX_FTN, MAX_LABELS, PortWord, Reason, RouteEntry, Settings, SubInterfaceKey, TrafficClasses,
+    VlanTags,
 };
 use mplsxdp_common::forward;
 use mplsxdp_common::wire::Label;
@@ -41,6 +42,7 @@ pub struct MemoryTables {
     pub adjacencies: HashMap<u16, Adjacency>,
     pub stacks: HashMap<u32, LabelStack>,
     pub buckets: HashMap<(u32, u8), RouteEntry>,
+    pub pairs: HashMap<u32, [RouteEntry; 2]>,
     /// What was written to the FTN; readers have `trie`.
     pub ftn: BTreeMap<FtnKey, RouteEntry>,
     trie: Trie<Heap>,
@@ -78,6 +80,7 @@ impl Default for MemoryTables {
             adjacencies: MAX_ADJACENCIES,
             stacks: 1024,
             groups: DEFAULT_GROUPS,
+            backups: DEFAULT_BACKUPS,
             counter_slots: 1024,
             prefixes: MAX_FTN,
         })
@@ -92,6 +95,7 @@ impl MemoryTables {
             adjacencies: HashMap::new(),
             stacks: HashMap::new(),
             buckets: HashMap::new(),
+            pairs: HashMap::new(),
             ftn: BTreeMap::new(),
             trie: Trie::new(Heap::default()),
             ports: HashMap::new(),
@@ -205,6 +209,11 @@ impl Tables for MemoryTables {
 
     fn bucket(&self, group: u32, bucket: u8) -> RouteEntry {
         self.buckets.get(&(group, bucket)).copied().unwrap_or_default()
+    }
+
+    fn store_pair(&mut self, pair: u32, entries: [RouteEntry; 2]) {
+        assert!(pair < self.capacity.backups, "pair {pair} is beyond the table");
+        self.pairs.insert(pair, entries);
     }
 
     fn insert_ftn(&mut self, key: FtnKey, entry: RouteEntry) -> Result<(), TableError> {
@@ -416,6 +425,10 @@ impl forward::PortView for AtPort<'_> {
 
     fn bucket(&self, group: u32, bucket: u8) -> RouteEntry {
         self.tables.bucket(group, bucket)
+    }
+
+    fn protected(&self, pair: u32) -> [RouteEntry; 2] {
+        self.tables.pairs.get(&pair).copied().unwrap_or_default()
     }
 
     fn hash_seed(&self) -> u32 {

@@ -53,6 +53,7 @@ pub struct Capacity {
     pub adjacencies: u32,
     pub stacks: u32,
     pub groups: u32,
+    pub backups: u32,
     /// Including slot 0, which no route uses.
     pub counter_slots: u32,
     /// Prefixes of each family, in all domains together.
@@ -104,6 +105,9 @@ pub trait Tables {
 
     /// As last stored; all zero if it never was.
     fn bucket(&self, group: u32, bucket: u8) -> RouteEntry;
+
+    /// Sets what a next hop and its backup do, by one store for each that differs.
+    fn store_pair(&mut self, pair: u32, entries: [RouteEntry; 2]);
 
     /// Readers may find it after [`Tables::publish_ftn`] only; but writes of prefixes of one length are never seen before
     /// earlier writes of another length. May fail if [`Tables::needs_publishing`].

@@ -120,6 +120,69 @@ fn an_entry_that_is_read_leads_to_what_was_written_for_it() {
     assert!(ever(make, write, before, is_wrong));
 }
 
+#[test]
+fn an_entry_for_a_next_hop_and_its_backup_leads_to_one_of_both_and_to_its_stack() {
+    /// An entry, the two of its pair, whether their adjacencies are resolved, and the stack of the backup.
+    struct Tables {
+        entry: AtomicU64,
+        pair: [AtomicU64; 2],
+        resolved: [AtomicU64; 2],
+        stack: AtomicU64,
+    }
+
+    const ENTRY: u64 = 1;
+    /// Each has the index of its adjacency in bit 0.
+    const PAIR: [u64; 2] = [2, 5];
+    const STACK: u64 = 7;
+
+    fn make() -> Tables {
+        Tables {
+            entry: AtomicU64::new(0),
+            pair: words([0; 2]),
+            resolved: words([1, 1]),
+            stack: AtomicU64::new(0),
+        }
+    }
+    /// Publishes a route; then its next hop fails.
+    fn write(tables: &Tables) {
+        tables.stack.store(STACK, Release);
+        for (word, value) in tables.pair.iter().zip(PAIR) {
+            word.store(value, Release);
+        }
+        tables.entry.store(ENTRY, Release);
+        tables.resolved[0].store(0, Release);
+    }
+    /// What the frame is sent by, and the stack.
+    fn follow(tables: &Tables, [primary, backup]: [u64; 2]) -> Option<(u64, u64)> {
+        let is_resolved = |entry: u64| tables.resolved[(entry & 1) as usize].load(Acquire) == 1;
+        let chosen = if is_resolved(primary) { primary } else { backup };
+        is_resolved(chosen).then(|| (chosen, tables.stack.load(Relaxed)))
+    }
+    fn read(tables: &Tables) -> Option<(u64, u64)> {
+        (tables.entry.load(Acquire) == ENTRY)
+            .then(|| follow(tables, tables.pair.each_ref().map(|word| word.load(Acquire))))
+            .flatten()
+    }
+    /// Without the dependency of the pair on the entry.
+    fn read_before(tables: &Tables) -> Option<(u64, u64)> {
+        let pair = tables.pair.each_ref().map(|word| word.load(Relaxed));
+        (tables.entry.load(Acquire) == ENTRY)
+            .then(|| follow(tables, pair))
+            .flatten()
+    }
+    fn is_wrong(sent: Option<(u64, u64)>) -> bool {
+        sent.is_some_and(|(entry, stack)| !PAIR.contains(&entry) || entry == PAIR[1] && stack != STACK)
+    }
+    assert!(!ever(make, write, read, is_wrong));
+    assert!(ever(make, write, read_before, is_wrong));
+    // A frame is lost at most while the next hop fails, between the two looks at its adjacency.
+    fn is_lost(sent: (bool, Option<(u64, u64)>)) -> bool {
+        sent.0 && sent.1.is_none()
+    }
+    let failed_before = |tables: &Tables| (tables.resolved[0].load(Acquire) == 0, read(tables));
+    assert!(!ever(make, write, failed_before, is_lost));
+}
+
 /// The words of one root, and of two nodes of one line.
 struct Ftn {
     root: [AtomicU64; 2],

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use mplsxdp_common::abi::{LabelStack, Op, RouteEntry, TtlPropagate};
 use mplsxdp_common::wire::Label;
 
+use super::backups::Pair;
 use super::fecs::Families;
 use super::groups::{Before, Member};
 use super::next_hops::NextHopId;
@@ -15,7 +16,7 @@ use super::plan::{Budget, Change, Keys, Progress};
 use super::{Installed, Lfib, uses_next_hop};
 use crate::dataplane::{TableError, Tables};
 pub use crate::route::Mode;
-use crate::route::{Action, Attributes, NextHop, Owner, PassReason, Path, Route, RouteKey};
+use crate::route::{Action, Attributes, Backup, NextHop, Owner, PassReason, Path, Route, RouteKey};
 
 /// What a change did.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -173,22 +174,14 @@ impl<T: Tables> Lfib<T> {
         while let Some((_, route)) = change.route(search.at) {
             for path in route.paths() {
                 search.leads_here |= path.action == Action::Local;
-                let Some(next_hop) = &path.next_hop else { continue };
-                let seen = search.seen.get(next_hop);
-                if seen.is_some_and(|backups| backups.contains(&path.backup)) {
-                    continue;
-                }
-                let backup = path.backup.clone();
-                search.seen.entry(next_hop.clone()).or_default().push(backup.clone());
-                if self.next_hops.is_known(next_hop, backup.as_ref()) {
-                    continue;
-                }
-                let alone = backup.clone().filter(|backup| !self.next_hops.is_known(backup, None));
-                search.wanted.extend(alone.map(|backup| (backup, None)));
-                search.wanted.insert((next_hop.clone(), backup.clone()));
-                search.new.push((search.at, next_hop.clone(), backup));
-                if search.wanted.len() > room {
-                    return Err(self.no_room_for_next_hop(search.at));
+                let alike = path.backup_alike();
+                let with_backup = path.next_hop.iter().map(|next_hop| (next_hop, alike));
+                let alone = path.next_hops().skip(1).map(|backup| (backup, None));
+                for (next_hop, backup) in with_backup.chain(alone.filter(|_| alike.is_none())) {
+                    self.look_for(search, next_hop, backup);
+                    if search.wanted.len() > room {
+                        return Err(self.no_room_for_next_hop(search.at));
+                    }
                 }
             }
             search.at += 1;
@@ -197,6 +190,22 @@ impl<T: Tables> Lfib<T> {
             }
         }
         Ok(true)
+    }
+
+    /// Notes a next hop with this backup if it is not in use.
+    fn look_for(&self, search: &mut NextHopSearch, next_hop: &NextHop, backup: Option<&NextHop>) {
+        let seen = search.seen.get(next_hop);
+        if seen.is_some_and(|backups| backups.iter().any(|seen| seen.as_ref() == backup)) {
+            return;
+        }
+        search.seen.entry(next_hop.clone()).or_default().push(backup.cloned());
+        if self.next_hops.is_known(next_hop, backup) {
+            return;
+        }
+        let alone = backup.filter(|backup| !self.next_hops.is_known(backup, None));
+        search.wanted.extend(alone.map(|backup| (backup.clone(), None)));
+        search.wanted.insert((next_hop.clone(), backup.cloned()));
+        search.new.push((search.at, next_hop.clone(), backup.cloned()));
     }
 
     /// Takes the next hops that were found, so that they can be resolved before their routes are installed.
@@ -358,32 +367,78 @@ impl<T: Tables> Lfib<T> {
         ttl: TtlPropagate,
         renamed: &HashMap<Arc<str>, Arc<str>>,
     ) -> Result<RouteEntry, ChangeError> {
-        let capacity = self.tables.capacity();
-        let next_hop = match &path.next_hop {
+        let with_name = |next_hop| with_new_name(next_hop, renamed);
+        let next_hop = path.next_hop.as_ref().map(with_name);
+        let alike = path.backup_alike().map(with_name);
+        let primary = self.take_entry(index, &path.action, next_hop.as_deref(), alike.as_deref(), ttl)?;
+        let Some(Backup {
+            next_hop,
+            action: Some(action),
+        }) = &path.backup
+        else {
+            return Ok(primary);
+        };
+        let backup = self.take_entry(index, action, Some(&with_name(next_hop)), None, ttl);
+        let backup = backup.inspect_err(|_| self.drop_shares(primary))?;
+        self.take_pair(index, [primary, backup]).inspect_err(|_| {
+            self.drop_shares(backup);
+            self.drop_shares(primary);
+        })
+    }
+
+    /// The entry of an action and a next hop, if it has one; `alike` is the backup that gets the same labels.
+    fn take_entry(
+        &mut self,
+        index: usize,
+        action: &Action,
+        next_hop: Option<&NextHop>,
+        alike: Option<&NextHop>,
+        ttl: TtlPropagate,
+    ) -> Result<RouteEntry, ChangeError> {
+        let slot = match next_hop {
             None => 0,
             Some(next_hop) => {
-                let next_hop = with_new_name(next_hop, renamed);
-                let backup = path.backup.as_ref().map(|backup| with_new_name(backup, renamed));
-                let slot = self.next_hops.take(&next_hop, backup.as_deref());
+                let slot = self.next_hops.take(next_hop, alike);
                 let slot = slot.ok_or_else(|| self.no_room_for_next_hop(index))?;
                 self.note_backup(slot);
                 slot
             }
         };
-        match self.operation(&path.action) {
-            Some((op, operand)) => Ok(RouteEntry::new(op, ttl, operand, next_hop, 0)),
+        match self.operation(action) {
+            Some((op, operand)) => Ok(RouteEntry::new(op, ttl, operand, slot, 0)),
             None => {
-                if path.next_hop.is_some() {
-                    self.next_hops.drop_user(next_hop);
+                if next_hop.is_some() {
+                    self.next_hops.drop_user(slot);
                 }
                 Err(ChangeError::Full {
                     index,
                     what: "label stack",
-                    capacity: capacity.stacks,
+                    capacity: self.tables.capacity().stacks,
                     remedy: ": start the switch with a larger `--stacks`",
                 })
             }
         }
+    }
+
+    /// The entry for a next hop and a backup with labels of its own. A user of a pair is also a user of everything that
+    /// its entries use.
+    fn take_pair(&mut self, index: usize, entries: [RouteEntry; 2]) -> Result<RouteEntry, ChangeError> {
+        let found = entries.map(|entry| self.next_hops.at_slot(entry.next_hop()).map(|(id, _)| (entry, id)));
+        let pair = match found {
+            [Some(primary), Some(backup)] => Some(Pair::new([primary, backup])),
+            _ => None,
+        };
+        let taken = pair.and_then(|pair| self.backups.take(pair));
+        let (slot, is_new) = taken.ok_or(ChangeError::Full {
+            index,
+            what: "backup with labels of its own",
+            capacity: self.tables.capacity().backups,
+            remedy: ": start the switch with a larger `--backups`",
+        })?;
+        if is_new {
+            self.write_pair(slot);
+        }
+        Ok(RouteEntry::new(Op::Protected, entries[0].ttl_propagate(), slot, 0, 0))
     }
 
     fn no_room_for_next_hop(&self, index: usize) -> ChangeError {
@@ -459,8 +514,12 @@ impl<T: Tables> Lfib<T> {
     }
 
     fn member(&self, entry: RouteEntry, weight: u16) -> Option<Member> {
+        if entry.op() == Op::Protected {
+            let [next_hop, backup] = self.backups.get(entry.operand())?.next_hops();
+            return Some(Member::new(entry, next_hop, Some(backup), weight));
+        }
         let (next_hop, _) = uses_next_hop(entry).then(|| self.next_hops.at_slot(entry.next_hop()))??;
-        Some(Member::new(entry, next_hop, weight))
+        Some(Member::new(entry, next_hop, None, weight))
     }
 
     /// Op and operand of `action`; `None` if no slot is left for its stack.
@@ -529,8 +588,8 @@ impl<T: Tables> Lfib<T> {
         self.drop_shares(entry);
     }
 
-    /// Removes one user from the stack and the next hop of `entry`, or from its group and everything that its members
-    /// use.
+    /// Removes one user from the stack and the next hop of `entry`, or from its group or pair and everything that the
+    /// entries there use.
     pub(super) fn drop_shares(&mut self, entry: RouteEntry) {
         if entry.op() == Op::Group {
             let members = self.groups.members(entry.operand()).unwrap_or_default().to_vec();
@@ -538,6 +597,15 @@ impl<T: Tables> Lfib<T> {
             for member in members {
                 if let Some(slot) = self.next_hops.slot(member.next_hop) {
                     self.drop_shares(member.entry().with_next_hop(slot));
+                }
+            }
+        }
+        if entry.op() == Op::Protected {
+            let pair = self.backups.get(entry.operand());
+            self.backups.drop_user(entry.operand());
+            for (entry, id) in pair.into_iter().flat_map(Pair::entries) {
+                if let Some(slot) = self.next_hops.slot(id) {
+                    self.drop_shares(entry.with_next_hop(slot));
                 }
             }
         }

@@ -16,18 +16,30 @@ pub struct Member {
     /// Bits of a [`RouteEntry`] without next hop and counter.
     operation: u64,
     pub next_hop: NextHopId,
+    /// Its backup, if that has labels of its own: the operation is for the pair of both.
+    pub backup: Option<NextHopId>,
     pub weight: u16,
 }
 
 impl Member {
     /// From `entry`, without the next hop's index and the counter.
-    pub fn new(entry: RouteEntry, next_hop: NextHopId, weight: u16) -> Self {
+    pub fn new(entry: RouteEntry, next_hop: NextHopId, backup: Option<NextHopId>, weight: u16) -> Self {
         let operation = RouteEntry::new(entry.op(), entry.ttl_propagate(), entry.operand(), 0, 0).to_bits();
         Self {
             operation,
             next_hop,
+            backup,
             weight,
         }
+    }
+
+    /// Whether its frames cannot be sent; `is_out` says this of a next hop.
+    fn is_out(&self, is_out: impl Fn(NextHopId) -> bool) -> bool {
+        is_out(self.next_hop) && self.backup.is_none_or(is_out)
+    }
+
+    fn next_hops(&self) -> impl Iterator<Item = NextHopId> {
+        std::iter::once(self.next_hop).chain(self.backup)
     }
 
     /// The bucket of this member, without the next hop's index.
@@ -95,13 +107,13 @@ impl Groups {
         is_out: impl Fn(NextHopId) -> bool,
         is_same: impl Fn(NextHopId, NextHopId) -> bool,
     ) -> Option<(u32, bool)> {
-        let out: Vec<bool> = members.iter().map(|member| is_out(member.next_hop)).collect();
+        let out: Vec<bool> = members.iter().map(|member| member.is_out(&is_out)).collect();
         let (group, spread) = self.derive(members, before, &out, is_same)?;
         if let Some((slot, new)) = self.shared.take(&group) {
             if new {
                 self.present.insert(slot, Present { out, spread });
-                for member in &group.members {
-                    self.by_next_hop.entry(member.next_hop).or_default().insert(slot);
+                for next_hop in group.members.iter().flat_map(Member::next_hops) {
+                    self.by_next_hop.entry(next_hop).or_default().insert(slot);
                 }
                 self.by_members.entry(group.members).or_default().insert(slot);
             }
@@ -118,8 +130,8 @@ impl Groups {
             return;
         };
         self.present.remove(&slot);
-        for member in &group.members {
-            remove(&mut self.by_next_hop, &member.next_hop, slot);
+        for next_hop in group.members.iter().flat_map(Member::next_hops) {
+            remove(&mut self.by_next_hop, &next_hop, slot);
         }
         remove(&mut self.by_members, &group.members, slot);
     }
@@ -134,7 +146,8 @@ impl Groups {
         self.present.get(&slot).map(|present| &present.spread)
     }
 
-    /// The next group after `after`, or the first, that has this next hop as a member.
+    /// The next group after `after`, or the first, that has this next hop as a member, or as a member's backup with
+    /// labels of its own.
     pub fn next_with(&self, next_hop: NextHopId, after: Option<u32>) -> Option<u32> {
         let after = after.map_or(Bound::Unbounded, Bound::Excluded);
         let mut groups = self.by_next_hop.get(&next_hop)?.range((after, Bound::Unbounded));
@@ -146,7 +159,7 @@ impl Groups {
         let (Some(group), Some(present)) = (self.shared.get(slot), self.present.get_mut(&slot)) else {
             return false;
         };
-        let out: Vec<bool> = group.members.iter().map(|member| is_out(member.next_hop)).collect();
+        let out: Vec<bool> = group.members.iter().map(|member| member.is_out(&is_out)).collect();
         if out == present.out {
             return false;
         }
@@ -273,7 +286,7 @@ mod tests {
 
     fn member(label: u32, next_hop: u16) -> Member {
         let entry = RouteEntry::new(Op::Label, TtlPropagate::Default, label, 0, 0);
-        Member::new(entry, NextHopId(next_hop), 1)
+        Member::new(entry, NextHopId(next_hop), None, 1)
     }
 
     fn all_in(_: NextHopId) -> bool {
@@ -355,7 +368,7 @@ mod tests {
             .iter()
             .map(|member| {
                 let entry = RouteEntry::new(Op::Label, TtlPropagate::Disabled, 100, 0, 0);
-                Member::new(entry, member.next_hop, 1)
+                Member::new(entry, member.next_hop, None, 1)
             })
             .collect();
         let (second, new) = groups.take(relabelled, Before::Group(first), is_out, is_same).unwrap();

@@ -15,15 +15,15 @@ use super::spread::Spread;
 use super::{Installed, Lfib, uses_next_hop};
 use crate::dataplane::Tables;
 use crate::route::filter::KeyFilter;
-use crate::route::{Action, Attributes, Fec, OutLabels, Owner, Path, Route, RouteKey, RoutingTable};
+use crate::route::{Action, Attributes, Backup, Fec, OutLabels, Owner, Path, Route, RouteKey, RoutingTable};
 
 /// A route and its state.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Listed {
     pub route: Route,
     pub owner: Owner,
-    /// One for each path of the route, in their order; none for `dev lo`.
-    pub next_hops: Vec<NextHopId>,
+    /// One for each path of the route, in their order, with its backup; none for `dev lo`.
+    pub next_hops: Vec<(NextHopId, Option<NextHopId>)>,
     /// 0: not counted.
     pub counter_slot: u32,
 }
@@ -182,6 +182,7 @@ impl<T: Tables> Lfib<T> {
             way: match entry.op() {
                 Op::Local | Op::LocalPass => Way::Local,
                 Op::Group => Way::Group(self.groups.members(entry.operand()).unwrap_or_default()),
+                Op::Protected => Way::NextHop(self.backups.get(entry.operand()).map(|pair| pair.next_hops()[0])),
                 _ if uses_next_hop(entry) => Way::NextHop(self.next_hops.at_slot(entry.next_hop()).map(|(id, _)| id)),
                 _ => Way::NextHop(None),
             },
@@ -215,27 +216,50 @@ impl<T: Tables> Lfib<T> {
                     .map(|member| (member.entry(), Some(member.next_hop), member.weight))
                     .collect()
             }
+            Op::Protected => vec![(entry, Some(self.backups.get(entry.operand())?.next_hops()[0]), 1)],
             _ if uses_next_hop(entry) => vec![(entry, Some(self.next_hops.at_slot(entry.next_hop())?.0), 1)],
             _ => vec![(entry, None, 1)],
         };
-        let paths = members.iter().map(|&(entry, next_hop, weight)| {
-            let backup = next_hop.and_then(|id| self.next_hops.backup(id));
-            let named = |id: Option<NextHopId>| id.and_then(|id| self.next_hops.get(id)).cloned();
-            Some(Path {
-                action: self.action(key, entry)?,
-                next_hop: named(next_hop),
-                backup: named(backup),
-                weight,
-            })
-        });
-        let route = Route::with_paths(key, paths.collect::<Option<_>>()?, entry.ttl_propagate()).ok()?;
+        let mut next_hops = Vec::with_capacity(members.len());
+        let mut paths = Vec::with_capacity(members.len());
+        for (entry, next_hop, weight) in members {
+            let (path, backup) = self.path(key, entry, next_hop, weight)?;
+            paths.push(path);
+            next_hops.extend(next_hop.map(|id| (id, backup)));
+        }
+        let route = Route::with_paths(key, paths, entry.ttl_propagate()).ok()?;
         let route = route.with_attributes(attributes).ok()?;
         Some(Listed {
             route,
             owner,
-            next_hops: members.into_iter().filter_map(|(_, next_hop, _)| next_hop).collect(),
+            next_hops,
             counter_slot: entry.slot(),
         })
+    }
+
+    /// The path that an entry for `key`, or a bucket of it, stands for, and the backup's number.
+    pub(super) fn path(
+        &self,
+        key: RouteKey,
+        entry: RouteEntry,
+        next_hop: Option<NextHopId>,
+        weight: u16,
+    ) -> Option<(Path, Option<NextHopId>)> {
+        let named = |id: Option<NextHopId>| id.and_then(|id| self.next_hops.get(id)).cloned();
+        let (entry, backup, action) = match entry.op() {
+            Op::Protected => {
+                let [(primary, _), (backup, id)] = self.backups.get(entry.operand())?.entries();
+                (primary, Some(id), Some(self.action(key, backup)?))
+            }
+            _ => (entry, next_hop.and_then(|id| self.next_hops.backup(id)), None),
+        };
+        let path = Path {
+            action: self.action(key, entry)?,
+            next_hop: named(next_hop),
+            backup: named(backup).map(|next_hop| Backup { next_hop, action }),
+            weight,
+        };
+        Some((path, backup))
     }
 
     /// What an entry for `key`, or a bucket of it, does to the stack.
@@ -249,7 +273,7 @@ impl<T: Tables> Lfib<T> {
                 let slot = entry.operand().checked_sub(1);
                 return Some(Action::Pass(slot.and_then(|slot| self.pass_reasons.get(slot)).cloned()));
             }
-            Op::None | Op::Group => return None,
+            Op::None | Op::Group | Op::Protected => return None,
             Op::Label => (vec![entry.out_label()], None),
             Op::Stack => {
                 let stack = self.stacks.get(entry.operand())?;

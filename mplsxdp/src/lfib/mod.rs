@@ -1,6 +1,7 @@
 //! The label forwarding information base: the wanted routes, and the table writes that install them. A change is all or
 //! nothing: everything that can fail is done before the first label is published. The tables are behind a trait.
 
+mod backups;
 mod change;
 pub mod counters;
 mod domains;
@@ -27,6 +28,7 @@ use mplsxdp_common::abi::{LabelStack, MAX_PUSH, Op, RouteEntry};
 
 use crate::dataplane::{FtnKey, GracePeriod, Tables};
 use crate::route::{Attributes, Owner, PassReason, Source};
+use backups::Backups;
 pub use change::{ChangeError, Changes, Mode, NextHopSearch};
 use counters::{Counters, Total};
 pub use domains::FillError;
@@ -81,6 +83,7 @@ pub struct Lfib<T> {
     /// Why routes leave frames to the kernel. The operand of such an entry is the slot plus 1.
     pass_reasons: Interner<PassReason>,
     groups: Groups,
+    backups: Backups,
     counters: Counters,
     pass: PassEntries,
     vrfs: Vrfs,
@@ -119,6 +122,7 @@ impl<T: Tables> Lfib<T> {
             stack_depths: [0; MAX_PUSH + 1],
             pass_reasons: Interner::new(MAX_PASS_REASONS),
             groups: Groups::new(capacity.groups),
+            backups: Backups::new(capacity.backups),
             counters: Counters::new(capacity.counter_slots),
             pass: PassEntries::default(),
             vrfs: Vrfs::default(),
@@ -179,6 +183,11 @@ impl<T: Tables> Lfib<T> {
 
     pub fn groups_in_use(&self) -> usize {
         self.groups.len()
+    }
+
+    /// How many different pairs of a next hop and a backup with labels of its own there are.
+    pub fn backups_in_use(&self) -> usize {
+        self.backups.len()
     }
 
     /// Starts a sum of the frames that all routes have forwarded, including deleted routes. A packet that was popped

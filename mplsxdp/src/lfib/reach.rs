@@ -36,6 +36,8 @@ pub(super) struct Leaving {
     /// The route that the walk has reached, and how much it has done of a change that is under way.
     after: Option<RouteKey>,
     planned: usize,
+    /// The next hops whose pairs still have to be moved, each with the last one that was.
+    pairs: BTreeMap<NextHopId, Option<u32>>,
 }
 
 impl Leaving {
@@ -194,6 +196,12 @@ impl<T: Tables> Lfib<T> {
         !self.resolving.is_empty()
     }
 
+    /// Whether frames for this next hop go to its neighbour now.
+    pub fn is_reached(&self, id: NextHopId) -> bool {
+        let slot = self.next_hops.slot(id);
+        slot.is_some_and(|slot| self.tables.adjacency(slot).is_resolved())
+    }
+
     /// Flows return to these, whose adjacencies are back.
     pub(super) fn take_back_in(&mut self, next_hops: &[NextHopId]) {
         let back = next_hops.iter().copied();
@@ -259,7 +267,8 @@ impl<T: Tables> Lfib<T> {
         let entries: Vec<RouteEntry> = members
             .iter()
             .map(|member| match self.next_hops.slot(member.next_hop) {
-                Some(slot) => member.entry().with_next_hop(slot),
+                Some(slot) if uses_next_hop(member.entry()) => member.entry().with_next_hop(slot),
+                Some(_) => member.entry(),
                 None => RouteEntry::EMPTY,
             })
             .collect();
@@ -269,6 +278,16 @@ impl<T: Tables> Lfib<T> {
                 self.tables.store_bucket(group, bucket, entry);
             }
         }
+    }
+
+    /// Writes the entries of a pair, if they are not up to date.
+    pub(super) fn write_pair(&mut self, slot: u32) {
+        let Some(pair) = self.backups.get(slot) else { return };
+        let entries = pair.entries().map(|(entry, id)| match self.next_hops.slot(id) {
+            Some(slot) => entry.with_next_hop(slot),
+            None => RouteEntry::EMPTY,
+        });
+        self.tables.store_pair(slot, entries);
     }
 
     /// What still points to a slot that the next hop has left must no longer use the old port.
@@ -284,6 +303,9 @@ impl<T: Tables> Lfib<T> {
     fn leave(&mut self, slots: &[(NextHopId, u16)]) {
         for &(id, slot) in slots {
             self.leaving.add(id, slot);
+            if self.backups.next_with(id, None).is_some() {
+                self.leaving.pairs.insert(id, None);
+            }
             self.stale_groups.next_hops.insert(id, None);
         }
         let protected = slots.iter().flat_map(|&(id, _)| self.next_hops.protected_by(id));
@@ -319,7 +341,12 @@ impl<T: Tables> Lfib<T> {
 
     /// Moves some of the entries that point to slots that their next hops have left.
     pub(super) fn turn_step(&mut self, budget: &mut Budget<'_>) {
-        while self.has_to_turn() && self.turn_groups(budget) && self.turn_routes(budget) && self.turn_plan(budget) {
+        while self.has_to_turn()
+            && self.turn_groups(budget)
+            && self.turn_pairs(budget)
+            && self.turn_routes(budget)
+            && self.turn_plan(budget)
+        {
             if !self.unsettled.is_empty() {
                 // What still points to the old slots must not use the old port.
                 for &old in self.leaving.slots.keys() {
@@ -337,6 +364,23 @@ impl<T: Tables> Lfib<T> {
     fn turn_groups(&mut self, budget: &mut Budget<'_>) -> bool {
         self.follow_groups(budget);
         !self.has_stale_groups()
+    }
+
+    /// Returns whether all pairs have the current slots of their next hops.
+    fn turn_pairs(&mut self, budget: &mut Budget<'_>) -> bool {
+        while budget.is_left()
+            && let Some(mut next_hop) = self.leaving.pairs.first_entry()
+        {
+            match self.backups.next_with(*next_hop.key(), *next_hop.get()) {
+                Some(pair) => {
+                    next_hop.insert(Some(pair));
+                    self.write_pair(pair);
+                }
+                None => drop(next_hop.remove()),
+            }
+            budget.spend(1);
+        }
+        self.leaving.pairs.is_empty()
     }
 
     /// Returns whether all are done.

@@ -14,6 +14,7 @@ pub(super) struct Freed {
     pub(super) counters: Vec<u32>,
     pub(super) stacks: Vec<u32>,
     pub(super) groups: Vec<u32>,
+    pub(super) backups: Vec<u32>,
     pub(super) next_hops: Vec<u32>,
 }
 
@@ -77,12 +78,13 @@ impl Freed {
             counters: some(&mut self.counters),
             stacks: some(&mut self.stacks),
             groups: some(&mut self.groups),
+            backups: some(&mut self.backups),
             next_hops: some(&mut self.next_hops),
         }
     }
 
     fn len(&self) -> usize {
-        self.counters.len() + self.stacks.len() + self.groups.len() + self.next_hops.len()
+        self.counters.len() + self.stacks.len() + self.groups.len() + self.backups.len() + self.next_hops.len()
     }
 }
 
@@ -103,6 +105,7 @@ impl<T: Tables> Lfib<T> {
         let held_back = self.counters.has_held_back()
             || self.stacks.has_held_back()
             || self.groups.has_held_back()
+            || self.backups.has_held_back()
             || self.next_hops.has_held_back();
         // An entry that is still in the FTN, or could not be removed from it, may point to any of them.
         if !held_back || self.unsettled.points_to_slots() || self.has_to_publish() {
@@ -112,6 +115,7 @@ impl<T: Tables> Lfib<T> {
             counters: self.counters.take_held_back(),
             stacks: self.stacks.take_held_back(),
             groups: self.groups.take_held_back(),
+            backups: self.backups.take_held_back(),
             next_hops: self.next_hops.take_held_back(),
         };
         self.freed.push_back((self.tables.begin_grace_period(), freed));
@@ -156,6 +160,7 @@ impl<T: Tables> Lfib<T> {
             self.counters.release(&freed.counters);
             self.stacks.release(&freed.stacks);
             self.groups.release(&freed.groups);
+            self.backups.release(&freed.backups);
             self.next_hops.release(&freed.next_hops);
         }
     }

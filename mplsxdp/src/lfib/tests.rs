@@ -11,6 +11,7 @@ use mplsxdp_common::wire::{Label, Mac};
 use proptest::prelude::*;
 use proptest::test_runner::TestCaseError;
 
+use super::backups::Pair;
 use super::groups::Member;
 use super::next_hops::NextHopId;
 use super::pass::Claim;
@@ -18,7 +19,9 @@ use super::*;
 use crate::dataplane::memory::{AdjacencyEvent, MemoryTables};
 use crate::dataplane::{Capacity, TableError};
 use crate::route::filter::KeyFilter;
-use crate::route::{Action, Fec, NextHop, OutLabels, PassReason, Path, Protocol, Route, RouteKey, RoutingTable, Via};
+use crate::route::{
+    Action, Backup, Fec, NextHop, OutLabels, PassReason, Path, Protocol, Route, RouteKey, RoutingTable, Via,
+};
 
 const R1: Mac = Mac([2, 0, 0, 0, 0, 1]);
 const R2: Mac = Mac([2, 0, 0, 0, 0, 2]);
@@ -30,6 +33,7 @@ fn small() -> Capacity {
         adjacencies: 3,
         stacks: 2,
         groups: 2,
+        backups: 2,
         counter_slots: 4,
         prefixes: 100,
     }
@@ -728,7 +732,7 @@ fn many_entries_are_turned_to_another_port_in_small_steps() {
     assert_eq!(turned(&lfib), 100);
     assert_eq!(entry(&lfib, 1016), RouteEntry::EMPTY);
     assert!(lfib.tables().adjacency(old).is_resolved());
-    assert!(list(&lfib).iter().all(|listed| listed.next_hops == [id]));
+    assert!(list(&lfib).iter().all(|listed| listed.next_hops == [(id, None)]));
 
     lfib.set_next_hop(id, Reach::Out);
     assert!(!lfib.tables().adjacency(old).is_resolved());
@@ -1253,8 +1257,12 @@ fn route() -> impl Strategy<Value = Route> {
         Just(Action::Pop),
         Just(Action::PenultimatePop),
     ];
-    let for_label = (16u32..24, action, 1u8..5).prop_map(|(key, action, neighbour)| {
-        Route::new(label(key), action, via(neighbour), TtlPropagate::Default).unwrap()
+    let for_label = (16u32..24, action, 1u8..5, backup()).prop_map(|(key, action, neighbour, backup)| {
+        let path = Path {
+            backup: backup_of(label(key), neighbour, backup),
+            ..Path::new(action, via(neighbour))
+        };
+        Route::with_paths(label(key), vec![path], TtlPropagate::Default).unwrap()
     });
     let own = (16u32..24, 0..3).prop_map(|(key, action)| {
         let (action, ttl) = match action {
@@ -1267,17 +1275,24 @@ fn route() -> impl Strategy<Value = Route> {
     // No labels are imposed on multicast.
     let prefix = || proptest::sample::select(NETS.to_vec()).prop_filter("unicast", |net| !net.starts_with("224"));
     let table = || proptest::option::of(proptest::sample::select(TABLES.to_vec()));
-    let for_prefix = (table(), prefix(), proptest::collection::vec(16u32..20, 1..3), 1u8..5)
-        .prop_map(|(table, net, out, neighbour)| push_in(table, net, &out, neighbour));
+    let out = proptest::collection::vec(16u32..20, 1..3);
+    let for_prefix = (table(), prefix(), out, 1u8..5, backup()).prop_map(|(table, net, out, neighbour, backup)| {
+        let route = push_in(table, net, &out, neighbour);
+        let path = Path {
+            backup: backup_of(route.key(), neighbour, backup),
+            ..route.paths()[0].clone()
+        };
+        Route::with_paths(route.key(), vec![path], TtlPropagate::Default).unwrap()
+    });
     let several = (
         prop_oneof![
             (20u32..24).prop_map(label),
             (table(), prefix()).prop_map(|(table, prefix)| RouteKey::Prefix(fec(table, prefix)))
         ],
         proptest::collection::btree_map(1u8..4, (16u32..20, 1u16..4), 2..4),
-        any::<bool>(),
+        backup(),
     );
-    let several = several.prop_map(|(key, members, protected)| {
+    let several = several.prop_map(|(key, members, backup)| {
         let action = |out| match key {
             RouteKey::Label(_) => Action::Swap(labels(&[out])),
             RouteKey::Prefix(_) => Action::Push {
@@ -1286,13 +1301,35 @@ fn route() -> impl Strategy<Value = Route> {
             },
         };
         let paths = members.into_iter().map(|(neighbour, (out, weight))| Path {
-            backup: via(neighbour % 3 + 1).filter(|_| protected),
+            backup: backup_of(key, neighbour, backup.clone()),
             weight,
             ..Path::new(action(out), via(neighbour))
         });
         Route::with_paths(key, paths.collect(), TtlPropagate::Default).unwrap()
     });
     prop_oneof![3 => for_label, 1 => own, 4 => for_prefix, 3 => several]
+}
+
+/// No backup; one that gets the same labels; one with labels of its own, or none.
+fn backup() -> impl Strategy<Value = Option<Vec<u32>>> {
+    let own = proptest::collection::vec(16u32..20, 1..3);
+    prop_oneof![2 => Just(None), 1 => Just(Some(Vec::new())), 2 => own.prop_map(Some)]
+}
+
+/// That backup for a next hop, another neighbour.
+fn backup_of(key: RouteKey, neighbour: u8, given: Option<Vec<u32>>) -> Option<Backup> {
+    let out = given?;
+    let action = match (&*out, key) {
+        ([], _) => None,
+        ([19], RouteKey::Label(_)) => Some(Action::PenultimatePop),
+        (out, RouteKey::Label(_)) => Some(Action::Swap(labels(out))),
+        (out, RouteKey::Prefix(_)) => Some(Action::Push {
+            labels: labels(out),
+            ttl: None,
+        }),
+    };
+    let next_hop = via(neighbour % 4 + 1)?;
+    Some(Backup { next_hop, action })
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -1511,8 +1548,9 @@ fn check_tables(lfib: &Lfib<MemoryTables>, model: &Model, kernel: &Kernel) -> Re
         );
     }
     // Frames go to a next hop of their route, and to none that cannot be reached.
+    let pairs = lfib.backups.all().into_iter().map(|slot| &lfib.tables().pairs[&slot]);
     let entries = lfib.tables().ilm.values().chain(lfib.tables().ftn.values());
-    for &entry in entries.filter(|entry| uses_next_hop(**entry)) {
+    for &entry in entries.chain(pairs.flatten()).filter(|entry| uses_next_hop(**entry)) {
         let at_slot = lfib.next_hops().at_slot(entry.next_hop()).map(|(id, _)| id);
         let is_resolved = lfib.tables().adjacency(entry.next_hop()).is_resolved();
         prop_assert!(lfib.unsettled() > 0 || at_slot.is_some());
@@ -1574,17 +1612,20 @@ struct Meaning {
     stack: Option<LabelStack>,
     next_hop: Option<NextHop>,
     members: Option<Vec<Member>>,
+    pair: Option<Pair>,
 }
 
 impl Meaning {
     fn of(lfib: &Lfib<MemoryTables>, entry: RouteEntry) -> Self {
         let next_hop = uses_next_hop(entry).then(|| lfib.next_hops().at_slot(entry.next_hop()));
         let members = (entry.op() == Op::Group).then(|| lfib.groups.members(entry.operand()));
+        let pair = (entry.op() == Op::Protected).then(|| lfib.backups.get(entry.operand()));
         Self {
             entry,
             stack: (entry.op() == Op::Stack).then(|| lfib.tables().stacks[&entry.operand()]),
             next_hop: next_hop.flatten().map(|(_, next_hop)| next_hop.clone()),
             members: members.flatten().map(<[Member]>::to_vec),
+            pair: pair.flatten(),
         }
     }
 
@@ -1593,20 +1634,29 @@ impl Meaning {
         (self.entry, self.stack) == (before.entry, before.stack)
             && (self.next_hop.is_none() || self.next_hop == before.next_hop)
             && (self.members.is_none() || self.members == before.members)
+            && (self.pair.is_none() || self.pair == before.pair)
     }
 }
 
 /// Checks that every bucket of every group names a path of its route, by the slot that its next hop has now, and a
-/// reachable one if there is any; and that every protected next hop names its backup's slot.
+/// reachable one if there is any; that every protected next hop names its backup's slot; and that every pair names the
+/// slots of both, unless that is still to be done.
 fn check_groups(lfib: &Lfib<MemoryTables>) {
     let hops = lfib.next_hops();
+    for slot in lfib.backups.all().into_iter().filter(|_| !lfib.has_to_turn()) {
+        let entries = lfib.backups.get(slot).unwrap().entries();
+        let entries = entries.map(|(entry, id)| entry.with_next_hop(hops.slot(id).unwrap()));
+        assert_eq!(lfib.tables().pairs[&slot], entries);
+    }
     for listed in list(lfib) {
         let paths = listed.route.paths();
-        for (path, &id) in paths.iter().zip(&listed.next_hops) {
+        for (path, &(id, backup)) in paths.iter().zip(&listed.next_hops) {
+            let named = path.backup.as_ref().map(|backup| &backup.next_hop);
             assert_eq!(
-                (path.next_hop.as_ref(), path.backup.is_some()),
-                (hops.get(id), hops.backup(id).is_some())
+                (path.next_hop.as_ref(), named),
+                (hops.get(id), backup.and_then(|id| hops.get(id)))
             );
+            assert_eq!(backup.filter(|_| path.backup_alike().is_some()), hops.backup(id));
             let named = lfib.tables().adjacency(hops.slot(id).unwrap()).backup();
             assert_eq!(
                 named,
@@ -1620,13 +1670,17 @@ fn check_groups(lfib: &Lfib<MemoryTables>) {
         };
         let group = lfib.routes.get(listed.route.key()).unwrap().entry;
         assert_eq!(group.op(), Op::Group);
-        let all_out = listed.next_hops.iter().all(|&id| hops.is_out(id));
+        let is_out = |&(id, backup): &(NextHopId, Option<NextHopId>)| {
+            hops.is_out(id) && backup.is_none_or(|backup| hops.is_out(backup))
+        };
+        let all_out = listed.next_hops.iter().all(is_out);
         for (bucket, &path) in (0..=u8::MAX).zip(spread) {
-            let (path, id) = (&paths[usize::from(path)], listed.next_hops[usize::from(path)]);
-            assert!(all_out || !hops.is_out(id));
+            let (path, ids) = (&paths[usize::from(path)], listed.next_hops[usize::from(path)]);
+            assert!(all_out || !is_out(&ids));
             let entry = lfib.tables().bucket(group.operand(), bucket);
-            assert_eq!(Some(entry.next_hop()), hops.slot(id));
-            assert_eq!(Some(&path.action), lfib.action(listed.route.key(), entry).as_ref());
+            assert!(entry.op() == Op::Protected || Some(entry.next_hop()) == hops.slot(ids.0));
+            let named = lfib.path(listed.route.key(), entry, Some(ids.0), path.weight);
+            assert_eq!(named, Some((path.clone(), ids.1)));
         }
     }
 }
@@ -1874,8 +1928,21 @@ fn a_group_that_replaces_a_stale_one_has_no_buckets_of_members_that_are_out() {
 
 fn protected(key: u32, neighbour: u8, backup: u8) -> Route {
     let path = Path {
-        backup: via(backup),
+        backup: via(backup).map(Backup::from),
         ..Path::new(Action::Swap(labels(&[110])), via(neighbour))
+    };
+    Route::with_paths(label(key), vec![path], TtlPropagate::Default).unwrap()
+}
+
+/// As [`protected`], with labels of its own for the backup.
+fn rerouted(key: u32, out: u32, neighbour: u8, backup: (&[u32], u8)) -> Route {
+    let (own, backup) = backup;
+    let path = Path {
+        backup: via(backup).map(|next_hop| Backup {
+            next_hop,
+            action: Some(Action::Swap(labels(own))),
+        }),
+        ..Path::new(Action::Swap(labels(&[out])), via(neighbour))
     };
     Route::with_paths(label(key), vec![path], TtlPropagate::Default).unwrap()
 }
@@ -1997,18 +2064,153 @@ fn the_same_next_hop_with_and_without_a_backup_are_two() {
 fn a_member_with_a_backup_stays_for_as_long_as_either_is_there() {
     let mut lfib = large();
     let paths = [1, 2].map(|neighbour| Path {
-        backup: via(3).filter(|_| neighbour == 1),
+        backup: via(3).filter(|_| neighbour == 1).map(Backup::from),
         ..Path::new(Action::Pop, via(neighbour))
     });
     let route = Route::with_paths(label(100), paths.to_vec(), TtlPropagate::Default).unwrap();
     lfib.change(Mode::Add, Owner::STATIC, &[route]).unwrap();
-    let (primary, backup) = (hop_of(&lfib, 1), hop_of(&lfib, 3));
-    let before = neighbours(&lfib, 100);
+    check_member_with_backup(&mut lfib);
+    // With labels of its own.
+    let paths = [1, 2].map(|neighbour| Path {
+        backup: via(3).filter(|_| neighbour == 1).map(|next_hop| Backup {
+            next_hop,
+            action: Some(Action::Swap(labels(&[200, 300]))),
+        }),
+        ..Path::new(Action::Pop, via(neighbour))
+    });
+    let route = Route::with_paths(label(100), paths.to_vec(), TtlPropagate::Default).unwrap();
+    lfib.change(Mode::Replace, Owner::STATIC, &[route]).unwrap();
+    assert_eq!((lfib.next_hops().len(), lfib.backups_in_use()), (3, 1));
+    check_member_with_backup(&mut lfib);
+    check_groups(&lfib);
+}
+
+/// 1 and 2 are the next hops of 100, and 3 is the backup of 1.
+fn check_member_with_backup(lfib: &mut Lfib<MemoryTables>) {
+    let (primary, backup) = (hop_of(lfib, 1), hop_of(lfib, 3));
+    let resolved = || Reach::Resolved(Adjacency::new(R1, 1, OWN, 1500));
+    lfib.set_next_hops([(primary, resolved()), (backup, resolved())]);
+    let before = neighbours(lfib, 100);
+    assert!(before.contains(&1) && before.contains(&2));
     assert!(!lfib.set_next_hops([(primary, Reach::Out)]));
     assert!(lfib.set_next_hops([(backup, Reach::Out)]));
-    assert_eq!(neighbours(&lfib, 100), [2; 256]);
-    assert!(lfib.set_next_hops([(backup, Reach::Resolved(Adjacency::new(R1, 1, OWN, 1500)))]));
-    assert_eq!(neighbours(&lfib, 100), before);
+    assert_eq!(neighbours(lfib, 100), [2; 256]);
+    assert!(lfib.set_next_hops([(backup, resolved())]));
+    assert_eq!(neighbours(lfib, 100), before);
+}
+
+#[test]
+fn a_backup_with_labels_of_its_own_is_switched_to_by_one_store_for_all_labels() {
+    let mut lfib = large();
+    let prefix = RouteKey::Prefix(net("10.4.0.0/16").into());
+    let push = |out: &[u32]| Action::Push {
+        labels: labels(out),
+        ttl: None,
+    };
+    let imposed = Path {
+        backup: via(2).map(|next_hop| Backup {
+            next_hop,
+            action: Some(push(&[300, 400])),
+        }),
+        ..Path::new(push(&[110]), via(1))
+    };
+    let mut routes: Vec<Route> = (100..200)
+        .map(|key| rerouted(key, 1000 + key, 1, (&[300, key], 2)))
+        .collect();
+    routes.push(Route::with_paths(prefix, vec![imposed], TtlPropagate::Enabled).unwrap());
+    lfib.change(Mode::Add, Owner::STATIC, &routes).unwrap();
+    let listed: Vec<Route> = list(&lfib).into_iter().map(|listed| listed.route).collect();
+    assert_eq!(listed, routes);
+    assert_eq!(
+        (lfib.backups_in_use(), lfib.stacks_in_use(), lfib.next_hops().len()),
+        (101, 101, 2)
+    );
+    let (primary, backup) = (hop_of(&lfib, 1), hop_of(&lfib, 2));
+    assert_eq!(
+        (lfib.next_hops().users(primary), lfib.next_hops().users(backup)),
+        (101, 101)
+    );
+
+    let resolved = |mac, port| Reach::Resolved(Adjacency::new(mac, port, OWN, 1500));
+    lfib.set_next_hops([(primary, resolved(R1, 1)), (backup, resolved(R2, 2))]);
+    let tables = |lfib: &Lfib<MemoryTables>| {
+        let tables = lfib.tables();
+        (
+            tables.ilm.clone(),
+            tables.ftn.clone(),
+            tables.pairs.clone(),
+            tables.adjacencies.clone(),
+        )
+    };
+    let before = tables(&lfib);
+    lfib.set_next_hop(primary, Reach::Out);
+    let now = tables(&lfib);
+    assert_eq!((&before.0, &before.1, &before.2), (&now.0, &now.1, &now.2));
+    let changed = before.3.iter().filter(|(slot, old)| now.3[slot] != **old);
+    let words = changed.map(|(slot, old)| (old.words()[1..] == now.3[slot].words()[1..], now.3[slot].words()[0]));
+    assert_eq!(words.collect::<Vec<_>>(), [(true, 0)]);
+    lfib.set_next_hop(primary, resolved(R1, 1));
+    assert_eq!(tables(&lfib), before);
+
+    // Either moves to another port, and the pairs follow; the routes' own entries stay.
+    for (id, mac) in [(backup, R2), (primary, R1)] {
+        lfib.set_next_hop(id, resolved(mac, 3));
+        let now = tables(&lfib);
+        assert_eq!((&before.0, &before.1), (&now.0, &now.1));
+        check_groups(&lfib);
+    }
+    assert_ne!(tables(&lfib).2, before.2);
+
+    // Equal pairs are one.
+    lfib.change(
+        Mode::Replace,
+        Owner::STATIC,
+        &[rerouted(101, 1100, 1, (&[300, 100], 2))],
+    )
+    .unwrap();
+    assert_eq!(entry(&lfib, 101).operand(), entry(&lfib, 100).operand());
+    assert_eq!((lfib.backups_in_use(), lfib.stacks_in_use()), (100, 100));
+    let keys: Vec<RouteKey> = routes.iter().map(Route::key).collect();
+    lfib.delete(&keys).unwrap();
+    assert_eq!(
+        (lfib.backups_in_use(), lfib.stacks_in_use(), lfib.next_hops().len()),
+        (0, 0, 0)
+    );
+}
+
+/// As entries do. If the next hop fails meanwhile, frames of pairs that have not been moved go to their backups, too.
+#[test]
+fn many_pairs_are_turned_to_another_port_in_small_steps() {
+    let mut lfib = Lfib::new(MemoryTables::with_capacity(Capacity {
+        labels: 2000,
+        counter_slots: 2000,
+        backups: 1000,
+        ..small()
+    }));
+    lfib.turned_at_once = 100;
+    let routes: Vec<Route> = (16..1016).map(|key| rerouted(key, key, 1, (&[2000], 2))).collect();
+    lfib.change(Mode::Add, Owner::STATIC, &routes).unwrap();
+    let id = hop_of(&lfib, 1);
+    let resolved = |port| Some(Adjacency::new(R1, port, OWN, 1500));
+    lfib.set_next_hop(id, resolved(1));
+    let old = lfib.next_hops().slot(id).unwrap();
+    let turned = |lfib: &Lfib<MemoryTables>| {
+        let pairs = lfib.tables().pairs.values();
+        pairs.filter(|[primary, _]| primary.next_hop() != old).count()
+    };
+    lfib.set_next_hop(id, resolved(2));
+    assert_eq!(turned(&lfib), 100);
+    assert!(lfib.tables().adjacency(old).is_resolved());
+    lfib.set_next_hop(id, Reach::Out);
+    assert!(!lfib.tables().adjacency(old).is_resolved());
+    lfib.set_next_hop(id, resolved(2));
+    lfib.tidy_step(&mut Budget::new(500, &mut || false));
+    assert_eq!(turned(&lfib), 600);
+    while lfib.has_to_tidy() {
+        lfib.tidy_step(&mut Budget::new(500, &mut || false));
+    }
+    assert_eq!((turned(&lfib), lfib.next_hops().at_slot(old)), (1000, None));
+    check_groups(&lfib);
 }
 
 #[test]
@@ -2030,6 +2232,28 @@ fn what_does_not_fit_is_refused_with_the_remedy() {
          switch with a larger `--groups`"
     );
     assert_eq!((lfib.next_hops().len(), lfib.groups_in_use()), (2, 1));
+
+    lfib.change(
+        Mode::ReplaceAll,
+        Owner::STATIC,
+        &[100, 101].map(|key| rerouted(key, key, 1, (&[110], 2))),
+    )
+    .unwrap();
+    // Another equal pair needs no room.
+    lfib.change(Mode::Add, Owner::STATIC, &[rerouted(102, 101, 1, (&[110], 2))])
+        .unwrap();
+    let error = lfib
+        .change(Mode::Add, Owner::STATIC, &[rerouted(103, 103, 3, (&[110, 120], 4))])
+        .unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "no room for another backup with labels of its own: all 2 are in use (a replaced route keeps its entries until \
+         the new one is in place): start the switch with a larger `--backups`"
+    );
+    assert_eq!(
+        (lfib.next_hops().len(), lfib.stacks_in_use(), lfib.backups_in_use()),
+        (2, 0, 2)
+    );
 }
 
 /// Removes everything that nothing needs any more. Returns how many steps that took.
@@ -2406,7 +2630,7 @@ proptest! {
         sweep(&mut lfib);
         prop_assert_eq!((lfib.unsettled(), lfib.tables().ftn.len()), (0, 0));
         prop_assert_eq!((lfib.stacks_in_use(), lfib.next_hops().len(), lfib.uncounted_routes()), (0, 0, 0));
-        prop_assert_eq!(lfib.groups_in_use(), 0);
+        prop_assert_eq!((lfib.groups_in_use(), lfib.backups_in_use()), (0, 0));
         let all: Vec<Route> = (1u8..=3).map(|last| swap(99 + u32::from(last), &[u32::from(last.min(2)), 20], last)).collect();
         prop_assert!(lfib.change(Mode::Add, Owner::STATIC, &all).is_ok());
         prop_assert_eq!(lfib.uncounted_routes(), 0);

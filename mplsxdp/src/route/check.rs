@@ -10,8 +10,8 @@ use mplsxdp_common::wire::Label;
 use super::interface::{InvalidInterface, check_interface};
 use super::wire::{self, RouteAction, ViaAddress, ViaFamily};
 use super::{
-    Action, Attributes, Description, Fec, MAX_PATHS, MAX_WEIGHT, NEVER, NextHop, OutLabels, PassReason, Path, Route,
-    RouteKey, RoutingTable, Via,
+    Action, Attributes, Backup, Description, Fec, MAX_PATHS, MAX_WEIGHT, NEVER, NextHop, OutLabels, PassReason, Path,
+    Route, RouteKey, RoutingTable, Via,
 };
 
 /// A part of a route, by its name in JSON.
@@ -30,6 +30,9 @@ pub enum Field {
     Via,
     Dev,
     Backup,
+    BackupAction,
+    BackupOut,
+    BackupTtl,
     BackupVia,
     BackupDev,
     Weight,
@@ -54,6 +57,9 @@ impl Field {
             Self::Via => "via",
             Self::Dev => "dev",
             Self::Backup => "backup",
+            Self::BackupAction => "backup.action",
+            Self::BackupOut => "backup.out",
+            Self::BackupTtl => "backup.ttl",
             Self::BackupVia => "backup.via",
             Self::BackupDev => "backup.dev",
             Self::Weight => "weight",
@@ -214,6 +220,11 @@ pub enum Rule {
     Interface(#[from] InvalidInterface),
     #[error("`backup {0}` is the next hop itself; a backup is another neighbour")]
     BackupIsNextHop(NextHop),
+    #[error(
+        "a backup does what the next hop does, or it has labels of its own (`swap`, `backup as LABELS via ...`) or none \
+         (`penultimate_pop`, `backup as implicit-null via ...`)"
+    )]
+    BackupAction,
 
     #[error("`{0}` is not a weight: it is 1 to {MAX_WEIGHT}")]
     Weight(u16),
@@ -428,21 +439,60 @@ fn path(key: RouteKey, given: wire::Path) -> Result<Path, Broken> {
         (Some(via), dev) => Some(NextHop { via, dev }),
         (None, Some(_)) => return Err((Field::Dev, Rule::DevWithoutVia)),
     };
-    let backup = match backup {
-        Some(wire::Backup { via, dev }) => Some(NextHop {
-            via: address(via).map_err(|rule| (Field::BackupVia, rule))?,
-            dev,
-        }),
-        None => None,
-    };
     let path = Path {
         action,
         next_hop,
-        backup,
+        backup: backup.map(|given| self::backup(key, given)).transpose()?,
         weight: weight.unwrap_or(1),
     };
     check_path(key, &path)?;
     Ok(path)
+}
+
+/// The backup of a next hop of a route for `key`, from the given fields.
+fn backup(key: RouteKey, given: wire::Backup) -> Result<Backup, Broken> {
+    let wire::Backup {
+        action,
+        out,
+        ttl,
+        via,
+        dev,
+    } = given;
+    let label = |value| Label::new(value).ok_or((Field::BackupOut, Rule::NotALabel(value)));
+    let out = out.map(|out| out.into_iter().map(label).collect::<Result<Vec<_>, _>>());
+    let pushed = |labels| OutLabels::new(labels).map_err(|rule| (Field::BackupOut, rule));
+    let action = match (key, action, out.transpose()?) {
+        (_, None, None) => None,
+        (RouteKey::Label(_), None | Some(RouteAction::Swap | RouteAction::PenultimatePop), Some(out))
+            if out == [Label::IMPLICIT_NULL] =>
+        {
+            Some(Action::PenultimatePop)
+        }
+        (RouteKey::Label(_), None | Some(RouteAction::Swap), Some(out)) => Some(Action::Swap(pushed(out)?)),
+        (RouteKey::Label(_), Some(RouteAction::PenultimatePop), None) => Some(Action::PenultimatePop),
+        (RouteKey::Label(_), Some(RouteAction::Swap), None) => {
+            return Err((Field::BackupOut, Rule::SwapWithoutLabels));
+        }
+        (RouteKey::Label(_), Some(RouteAction::PenultimatePop), Some(_)) => {
+            return Err((Field::BackupOut, Rule::LabelsWithoutSwap));
+        }
+        (RouteKey::Label(_), Some(RouteAction::Push), _) => return Err((Field::BackupAction, Rule::PushForLabel)),
+        (RouteKey::Label(_), Some(_), _) => return Err((Field::BackupAction, Rule::BackupAction)),
+        (RouteKey::Prefix(_), None | Some(RouteAction::Push), Some(out)) => Some(Action::Push {
+            labels: pushed(out)?,
+            ttl: match ttl {
+                Some(ttl) => Some(ttl.try_into().map_err(|_| (Field::BackupTtl, Rule::TtlZero))?),
+                None => None,
+            },
+        }),
+        (RouteKey::Prefix(fec), _, _) => return Err((Field::BackupAction, Rule::PrefixPushes(fec.prefix))),
+    };
+    if ttl.is_some() && !matches!(action, Some(Action::Push { .. })) {
+        return Err((Field::BackupTtl, Rule::TtlForLabel));
+    }
+    let via = address(via).map_err(|rule| (Field::BackupVia, rule))?;
+    let next_hop = NextHop { via, dev };
+    Ok(Backup { next_hop, action })
 }
 
 /// The neighbour that `via` names.
@@ -460,7 +510,9 @@ pub fn address(via: ViaAddress) -> Result<Via, Rule> {
 fn check_path(key: RouteKey, path: &Path) -> Result<(), Broken> {
     match (key, &path.action) {
         (RouteKey::Label(_), Action::Push { .. }) => return Err((Field::Action, Rule::PushForLabel)),
-        (RouteKey::Prefix(fec), Action::Push { labels, .. }) => check_explicit_null(fec.prefix, labels)?,
+        (RouteKey::Prefix(fec), Action::Push { labels, .. }) => {
+            check_explicit_null(fec.prefix, labels).map_err(|rule| (Field::Out, rule))?;
+        }
         (_, Action::Pass(_)) | (RouteKey::Label(_), _) => {}
         (RouteKey::Prefix(_), Action::LocalPass) => return Err((Field::Action, Rule::LocalPassForPrefix)),
         (RouteKey::Prefix(fec), _) => return Err((Field::Action, Rule::PrefixPushes(fec.prefix))),
@@ -475,9 +527,9 @@ fn check_path(key: RouteKey, path: &Path) -> Result<(), Broken> {
         (_, Some(next_hop), backup) => {
             check_next_hop(next_hop, Field::Via, Field::Dev, Rule::LocalAlone)?;
             if let Some(backup) = backup {
-                check_next_hop(backup, Field::BackupVia, Field::BackupDev, Rule::LocalBackup)?;
-                if backup == next_hop {
-                    return Err((Field::Backup, Rule::BackupIsNextHop(backup.clone())));
+                check_backup(key, backup)?;
+                if backup.next_hop == *next_hop {
+                    return Err((Field::Backup, Rule::BackupIsNextHop(next_hop.clone())));
                 }
             }
         }
@@ -489,15 +541,29 @@ fn check_path(key: RouteKey, path: &Path) -> Result<(), Broken> {
     }
 }
 
+/// Checks that a next hop of a route for `key` can have this backup.
+fn check_backup(key: RouteKey, backup: &Backup) -> Result<(), Broken> {
+    match (key, &backup.action) {
+        (_, None) | (RouteKey::Label(_), Some(Action::Swap(_) | Action::PenultimatePop)) => {}
+        (RouteKey::Label(_), Some(Action::Push { .. })) => return Err((Field::BackupAction, Rule::PushForLabel)),
+        (RouteKey::Label(_), Some(_)) => return Err((Field::BackupAction, Rule::BackupAction)),
+        (RouteKey::Prefix(fec), Some(Action::Push { labels, .. })) => {
+            check_explicit_null(fec.prefix, labels).map_err(|rule| (Field::BackupOut, rule))?;
+        }
+        (RouteKey::Prefix(fec), Some(_)) => return Err((Field::BackupAction, Rule::PrefixPushes(fec.prefix))),
+    }
+    check_next_hop(&backup.next_hop, Field::BackupVia, Field::BackupDev, Rule::LocalBackup)
+}
+
 /// Checks that an explicit null pushed on packets to `prefix` matches their IP version (RFC 3032 section 2.1).
-fn check_explicit_null(prefix: IpNet, labels: &OutLabels) -> Result<(), Broken> {
+fn check_explicit_null(prefix: IpNet, labels: &OutLabels) -> Result<(), Rule> {
     let (family, right, other) = match prefix {
         IpNet::V4(_) => ("IPv4", Label::IPV4_EXPLICIT_NULL, Label::IPV6_EXPLICIT_NULL),
         IpNet::V6(_) => ("IPv6", Label::IPV6_EXPLICIT_NULL, Label::IPV4_EXPLICIT_NULL),
     };
     if labels.as_slice().last() == Some(&other) {
         let given = other;
-        return Err((Field::Out, Rule::ExplicitNullOfOther { given, family, right }));
+        return Err(Rule::ExplicitNullOfOther { given, family, right });
     }
     Ok(())
 }
@@ -524,9 +590,15 @@ fn check_next_hop(next_hop: &NextHop, via: Field, dev: Field, lo: Rule) -> Resul
     }
 }
 
-/// Checks that a route for `key` can have these paths, and sorts them into the order in which a route keeps them.
+/// Checks that a route for `key` can have these paths, and brings them into the form and order in which a route keeps
+/// them.
 pub(super) fn check_paths(key: RouteKey, paths: &mut Vec<Path>) -> Result<(), InvalidRoute> {
     check_key(key)?;
+    for path in paths.iter_mut() {
+        if let Some(backup) = &mut path.backup {
+            backup.action.take_if(|action| *action == path.action);
+        }
+    }
     let is_only = paths.len() == 1;
     for (index, path) in paths.iter().enumerate() {
         check_path(key, path).map_err(|broken| match is_only {

@@ -82,21 +82,27 @@ fn agrees(described: &Route, found: &Route) -> bool {
     ttl && described.paths().len() == found.paths().len() && paths.into_iter().all(&mut is_there)
 }
 
-/// No `dev` matches any `dev`; if there is only one path, no `as` matches any `as`.
+/// No `dev` matches any `dev`; if there is only one path, no `as` matches any `as`, also that of a backup.
 fn path_agrees(described: &Path, found: &Path, only: bool) -> bool {
     let action = match (&described.action, &found.action) {
         (Action::Pass(_), Action::Pass(_)) => true,
         (described, found) => described == found || (only && *described == Action::Pop),
     };
-    let is = |described: &Option<NextHop>, found: &Option<NextHop>| match (described, found) {
+    let is = |described: &NextHop, found: &NextHop| {
+        described.via == found.via && (described.dev.is_none() || described.dev == found.dev)
+    };
+    let next_hop = match (&described.next_hop, &found.next_hop) {
+        (Some(described), Some(found)) => is(described, found),
+        (Some(_), None) => false,
+        (None, _) => true,
+    };
+    let backup = match (&described.backup, &found.backup) {
         (Some(described), Some(found)) => {
-            described.via == found.via && (described.dev.is_none() || described.dev == found.dev)
+            is(&described.next_hop, &found.next_hop)
+                && (described.action == found.action || (only && described.action.is_none()))
         }
         (Some(_), None) => false,
         (None, _) => true,
     };
-    action
-        && described.weight == found.weight
-        && is(&described.next_hop, &found.next_hop)
-        && is(&described.backup, &found.backup)
+    action && described.weight == found.weight && next_hop && backup
 }

@@ -308,7 +308,9 @@ impl<'a, 'c> Parser<'a, 'c> {
         let several = next_hop.and_then(|index| line.several.get(index));
         let spans = several.map_or(&line.spans, |one| &one.spans);
         let found = spans.get(field).or_else(|| match field {
-            Field::BackupVia | Field::BackupDev => spans.get(Field::Backup),
+            Field::BackupAction | Field::BackupOut | Field::BackupTtl | Field::BackupVia | Field::BackupDev => {
+                spans.get(Field::Backup)
+            }
             _ => None,
         });
         let at = match (found, several, field) {
@@ -586,7 +588,7 @@ impl<'a, 'c> Parser<'a, 'c> {
                 self.note(spans, Field::Dev, word)?;
             }
             "backup" => {
-                given.backup = Some(self.backup()?);
+                given.backup = Some(self.backup(spans)?);
                 self.note(spans, Field::Backup, word)?;
             }
             "weight" => {
@@ -599,10 +601,27 @@ impl<'a, 'c> Parser<'a, 'c> {
         Ok(true)
     }
 
-    /// The other neighbour after `backup`, with the interface that directly follows it.
-    fn backup(&mut self) -> Result<wire::Backup, GrammarError> {
-        let expected = "`via` after `backup`, such as `backup via inet 192.0.2.1`";
-        let word = self.word(expected)?;
+    /// The other neighbour after `backup`, with the interface that directly follows it; and in front of it, its own labels.
+    fn backup(&mut self, spans: &mut Spans) -> Result<wire::Backup, GrammarError> {
+        let expected =
+            "`via` after `backup`, such as `backup via inet 192.0.2.1` or `backup as 300/100 via inet 192.0.2.1`";
+        let mut word = self.word(expected)?;
+        let (mut action, mut out, mut ttl) = (None, None, None);
+        if matches!(word, "as" | "encap") {
+            let (given, labels) = match word {
+                "as" => self.out_labels()?,
+                _ => self.encap()?,
+            };
+            (action, out) = (Some(given), labels);
+            self.note(spans, Field::BackupAction, word)?;
+            self.note(spans, Field::BackupOut, word)?;
+            word = self.word(expected)?;
+        }
+        if word == "ttl" && action == Some(RouteAction::Push) {
+            ttl = Some(self.ttl()?);
+            self.note(spans, Field::BackupTtl, word)?;
+            word = self.word(expected)?;
+        }
         if word != "via" {
             return Err(self.unexpected(word, expected));
         }
@@ -618,7 +637,13 @@ impl<'a, 'c> Parser<'a, 'c> {
         if let Some(word @ "backup") = self.words.clone().next() {
             return Err(self.error(word, Words::BackupOfBackup));
         }
-        Ok(wire::Backup { via, dev })
+        Ok(wire::Backup {
+            action,
+            out,
+            ttl,
+            via,
+            dev,
+        })
     }
 
     fn weight(&mut self) -> Result<u16, GrammarError> {

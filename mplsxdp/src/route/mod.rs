@@ -27,6 +27,6 @@ pub use check::{Field, InvalidRoute, Place, Rule};
 pub use description::Description;
 pub use fec::{Fec, RoutingTable};
 pub use model::{
-    Action, Attributes, MAX_PATHS, MAX_WEIGHT, Mode, NEVER, NextHop, NextHopId, OutLabels, Owner, PassReason, Path,
-    Protocol, Route, RouteKey, Source, UnknownProtocol, UnknownSource, Via,
+    Action, Attributes, Backup, MAX_PATHS, MAX_WEIGHT, Mode, NEVER, NextHop, NextHopId, OutLabels, Owner, PassReason,
+    Path, Protocol, Route, RouteKey, Source, UnknownProtocol, UnknownSource, Via,
 };

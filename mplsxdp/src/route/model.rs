@@ -112,6 +112,20 @@ impl Action {
     pub const fn stays_here(&self) -> bool {
         matches!(self, Self::Local | Self::LocalPass | Self::Pass(_))
     }
+
+    /// The words of a line that say so, each with a space in front.
+    fn fmt_words(&self, f: &mut impl fmt::Write) -> fmt::Result {
+        match self {
+            Self::Swap(labels) => write!(f, " as to {labels}"),
+            Self::Pop => Ok(()),
+            Self::PenultimatePop => f.write_str(" as implicit-null"),
+            Self::Local => f.write_str(" dev lo"),
+            Self::LocalPass => f.write_str(" dev lo pass"),
+            Self::Pass(_) => f.write_str(" pass"),
+            Self::Push { labels, ttl: None } => write!(f, " encap mpls {labels}"),
+            Self::Push { labels, ttl: Some(ttl) } => write!(f, " encap mpls {labels} ttl {ttl}"),
+        }
+    }
 }
 
 /// Why a route leaves frames to the kernel, as one line of text, such as `20 labels: more than 16`.
@@ -435,14 +449,30 @@ pub struct Attributes {
     pub metric: u32,
 }
 
+/// Where a path's frames go while its next hop cannot be reached.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct Backup {
+    pub next_hop: NextHop,
+    /// What is done to the label stack then: a swap, a pop as the penultimate hop, or a push; `None`: the same as
+    /// otherwise.
+    pub action: Option<Action>,
+}
+
+/// With the same labels.
+impl From<NextHop> for Backup {
+    fn from(next_hop: NextHop) -> Self {
+        Self { next_hop, action: None }
+    }
+}
+
 /// One path: an NHLFE (RFC 3031 section 3.10), and its share of the flows.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Path {
     pub action: Action,
     /// `None` only for `dev lo` and `pass`.
     pub next_hop: Option<NextHop>,
-    /// Replaces `next_hop`, with the same labels, while that cannot be reached.
-    pub backup: Option<NextHop>,
+    /// Replaces `next_hop` while that cannot be reached.
+    pub backup: Option<Backup>,
     /// 1 to [`MAX_WEIGHT`], in proportion to those of the route's other paths.
     pub weight: u16,
 }
@@ -460,31 +490,27 @@ impl Path {
 
     /// The next hop and its backup, if there are any.
     pub fn next_hops(&self) -> impl Iterator<Item = &NextHop> {
-        self.next_hop.iter().chain(&self.backup)
+        let backup = self.backup.as_ref().map(|backup| &backup.next_hop);
+        self.next_hop.iter().chain(backup)
+    }
+
+    /// The backup's next hop, if the path's labels are the backup's, too.
+    pub fn backup_alike(&self) -> Option<&NextHop> {
+        let alike = self.backup.as_ref().filter(|backup| backup.action.is_none());
+        alike.map(|backup| &backup.next_hop)
     }
 
     fn fmt_action(&self, f: &mut impl fmt::Write) -> fmt::Result {
-        match &self.action {
-            Action::Swap(labels) => write!(f, " as to {labels}")?,
-            Action::Pop => {}
-            Action::PenultimatePop => f.write_str(" as implicit-null")?,
-            Action::Local => f.write_str(" dev lo")?,
-            Action::LocalPass => f.write_str(" dev lo pass")?,
-            Action::Pass(_) => f.write_str(" pass")?,
-            Action::Push { labels, ttl } => {
-                write!(f, " encap mpls {labels}")?;
-                if let Some(ttl) = ttl {
-                    write!(f, " ttl {ttl}")?;
-                }
-            }
-        }
+        self.action.fmt_words(f)?;
         if let Some(next_hop) = &self.next_hop {
             write!(f, " {next_hop}")?;
         }
-        match &self.backup {
-            Some(backup) => write!(f, " backup {backup}"),
-            None => Ok(()),
+        let Some(backup) = &self.backup else { return Ok(()) };
+        f.write_str(" backup")?;
+        if let Some(action) = &backup.action {
+            action.fmt_words(f)?;
         }
+        write!(f, " {}", backup.next_hop)
     }
 }
 
@@ -539,7 +565,8 @@ impl Route {
     /// Applies new interface names, by the old ones.
     pub fn rename_devices(&mut self, names: &HashMap<Arc<str>, Arc<str>>) {
         for path in &mut self.paths {
-            let next_hops = path.next_hop.iter_mut().chain(&mut path.backup);
+            let backup = path.backup.as_mut().map(|backup| &mut backup.next_hop);
+            let next_hops = path.next_hop.iter_mut().chain(backup);
             next_hops.for_each(|next_hop| next_hop.rename_device(names));
         }
         self.paths.sort_unstable();

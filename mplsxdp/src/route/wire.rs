@@ -7,7 +7,7 @@ use ipnet::IpNet;
 use mplsxdp_common::abi::TtlPropagate;
 use serde::{Deserialize, Serialize};
 
-use super::{Action, Fec, InvalidRoute, NextHop, OutLabels, Protocol, RouteKey, Source, Via, check};
+use super::{Action, Fec, InvalidRoute, OutLabels, Protocol, RouteKey, Source, Via, check};
 use crate::route;
 
 /// `type Route`. Exactly one of `label` and `prefix` is given; a route for a label with neither `out` nor `action`
@@ -86,10 +86,18 @@ pub struct Path {
     pub weight: Option<u16>,
 }
 
-/// `type Backup`: a neighbour that is used while the next hop cannot be reached.
+/// `type Backup`: a neighbour that is used while the next hop cannot be reached. With neither `out` nor `action`, frames
+/// get the same labels.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Backup {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub action: Option<RouteAction>,
+    /// Outgoing labels, outermost first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub out: Option<Vec<u32>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ttl: Option<u8>,
     pub via: ViaAddress,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dev: Option<Arc<str>>,
@@ -203,12 +211,36 @@ impl<'de> Deserialize<'de> for Protocol {
     }
 }
 
-impl From<&NextHop> for Backup {
-    fn from(next_hop: &NextHop) -> Self {
+impl From<&route::Backup> for Backup {
+    fn from(backup: &route::Backup) -> Self {
+        let (action, out, ttl) = match &backup.action {
+            Some(action) => {
+                let (action, out, ttl) = fields(action);
+                (Some(action), out, ttl)
+            }
+            None => (None, None, None),
+        };
         Self {
-            via: next_hop.via.into(),
-            dev: next_hop.dev.clone(),
+            action,
+            out,
+            ttl,
+            via: backup.next_hop.via.into(),
+            dev: backup.next_hop.dev.clone(),
         }
+    }
+}
+
+/// The fields of a route or backup that does this: `action`, `out` and `ttl`.
+fn fields(action: &Action) -> (RouteAction, Option<Vec<u32>>, Option<u8>) {
+    let values = |labels: &OutLabels| Some(labels.as_slice().iter().map(|label| label.get()).collect());
+    match action {
+        Action::Swap(labels) => (RouteAction::Swap, values(labels), None),
+        Action::Pop => (RouteAction::Pop, None, None),
+        Action::PenultimatePop => (RouteAction::PenultimatePop, None, None),
+        Action::Local => (RouteAction::Local, None, None),
+        Action::LocalPass => (RouteAction::LocalPass, None, None),
+        Action::Pass(_) => (RouteAction::Pass, None, None),
+        Action::Push { labels, ttl } => (RouteAction::Push, values(labels), ttl.map(|ttl| ttl.get())),
     }
 }
 
@@ -260,16 +292,7 @@ impl From<&route::Description> for Route {
 
 impl From<&route::Path> for Path {
     fn from(path: &route::Path) -> Self {
-        let values = |labels: &OutLabels| Some(labels.as_slice().iter().map(|label| label.get()).collect());
-        let (action, out, ttl) = match &path.action {
-            Action::Swap(labels) => (RouteAction::Swap, values(labels), None),
-            Action::Pop => (RouteAction::Pop, None, None),
-            Action::PenultimatePop => (RouteAction::PenultimatePop, None, None),
-            Action::Local => (RouteAction::Local, None, None),
-            Action::LocalPass => (RouteAction::LocalPass, None, None),
-            Action::Pass(_) => (RouteAction::Pass, None, None),
-            Action::Push { labels, ttl } => (RouteAction::Push, values(labels), ttl.map(|ttl| ttl.get())),
-        };
+        let (action, out, ttl) = fields(&path.action);
         Self {
             action: Some(action),
             out,

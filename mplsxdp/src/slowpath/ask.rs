@@ -32,12 +32,19 @@ pub struct Answer {
     pub label: Option<Label>,
     /// The adjacency that was looked up last: the one in use.
     pub adjacency: Option<u16>,
-    /// The adjacency that the route or bucket names: the same one, or the one that it is the backup of.
+    /// The adjacency of the next hop that the route or bucket names: the same one, or the one that it is the backup of.
     pub next_hop: Option<u16>,
     /// The bucket of the frame's flow, if its route has several next hops.
     pub bucket: Option<u8>,
     /// The frame had a Router Alert label on top, and was forwarded by the label beneath.
     pub router_alert: bool,
+}
+
+impl Answer {
+    /// The adjacency of the backup, if that was looked up.
+    pub fn backup(&self) -> Option<u16> {
+        self.adjacency.filter(|_| self.adjacency != self.next_hop)
+    }
 }
 
 /// What the core decides for `frame` at a port with `tables`.
@@ -253,6 +260,10 @@ impl<T: PortView> PortView for Noted<'_, T> {
         self.tables.bucket(group, bucket)
     }
 
+    fn protected(&self, pair: u32) -> [RouteEntry; 2] {
+        self.tables.protected(pair)
+    }
+
     fn hash_seed(&self) -> u32 {
         self.tables.hash_seed()
     }
@@ -317,6 +328,10 @@ impl<T: PortView> PortView for Unlimited<'_, T> {
 
     fn bucket(&self, group: u32, bucket: u8) -> RouteEntry {
         self.tables.bucket(group, bucket)
+    }
+
+    fn protected(&self, pair: u32) -> [RouteEntry; 2] {
+        self.tables.protected(pair)
     }
 
     fn hash_seed(&self) -> u32 {

@@ -85,6 +85,8 @@ pub fn slow_path(data: &[u8]) {
 /// | 700, 10.7.7.0/24 | as 710; as 200/110; as 720, narrow; as 730, unresolved; in turns |
 /// | 800 | as 810, unresolved, with a backup |
 /// | 801 | as 811, unresolved, with a backup that is unresolved, too |
+/// | 802 | as 812, unresolved, with a backup that has labels of its own, 200/110 |
+/// | 803 | as 813, unresolved, with a backup that pops and is unresolved, too |
 fn router() -> MemoryWorld {
     const WITH_BACKUP: u16 = 10;
     const WITH_LOST_BACKUP: u16 = 11;
@@ -108,7 +110,19 @@ fn router() -> MemoryWorld {
         (700, entry(Op::Group, 0, 0)),
         (800, entry(Op::Label, 810, WITH_BACKUP)),
         (801, entry(Op::Label, 811, WITH_LOST_BACKUP)),
+        (802, entry(Op::Protected, 0, 0)),
+        (803, entry(Op::Protected, 1, 0)),
     ];
+    let pairs = [
+        [entry(Op::Label, 812, UNRESOLVED), entry(Op::Stack, 0, NEIGHBOUR)],
+        [
+            entry(Op::Label, 813, UNRESOLVED),
+            entry(Op::PenultimatePop, 0, WITH_LOST_BACKUP),
+        ],
+    ];
+    for (index, pair) in (0..).zip(pairs) {
+        world.tables.store_pair(index, pair);
+    }
     for (incoming, route) in routes {
         world.tables.store_ilm(label(incoming), route);
     }

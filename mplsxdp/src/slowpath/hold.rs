@@ -13,6 +13,8 @@ pub const MAX_FRAMES: usize = 4096;
 pub struct Held {
     /// The next hop that it waits for: an index into the adjacency table.
     pub adjacency: u16,
+    /// That of the backup, if there is one: the frame also leaves when that is resolved.
+    pub backup: Option<u16>,
     /// Where it arrived.
     pub port: u16,
     pub frame: Vec<u8>,
@@ -49,7 +51,7 @@ impl Hold {
     }
 
     /// Keeps a copy of `frame`. Returns whether there was room.
-    pub fn push(&mut self, adjacency: u16, port: u16, frame: &[u8], now: Instant) -> bool {
+    pub fn push(&mut self, adjacency: u16, backup: Option<u16>, port: u16, frame: &[u8], now: Instant) -> bool {
         if self.frames.len() >= MAX_FRAMES || self.waiting_for(adjacency) >= self.per_next_hop {
             return false;
         }
@@ -58,6 +60,7 @@ impl Hold {
         copy.extend_from_slice(frame);
         self.put_back(Held {
             adjacency,
+            backup,
             port,
             frame: copy,
             deadline: now + PATIENCE,
@@ -113,7 +116,7 @@ mod tests {
         let now = Instant::now();
         let mut hold = Hold::new(2);
         let pushed = [(1, b"a"), (2, b"b"), (1, b"c"), (1, b"d"), (2, b"e")]
-            .map(|(adjacency, frame)| hold.push(adjacency, 0, frame, now));
+            .map(|(adjacency, frame)| hold.push(adjacency, None, 0, frame, now));
         assert_eq!(pushed, [true, true, true, false, true]);
         assert_eq!(
             (hold.waiting_for(1), hold.waiting_for(2), hold.waiting_for(3)),
@@ -129,7 +132,7 @@ mod tests {
         let now = Instant::now();
         let mut hold = Hold::new(64);
         let kept = (0..10_000)
-            .filter(|&index| hold.push((index % 1000) as u16, 0, b"frame", now))
+            .filter(|&index| hold.push((index % 1000) as u16, None, 0, b"frame", now))
             .count();
         assert_eq!(kept, MAX_FRAMES);
     }
@@ -140,8 +143,8 @@ mod tests {
         let after = |millis| start + Duration::from_millis(millis);
         let mut hold = Hold::new(64);
         assert_eq!(hold.next_deadline(), None);
-        hold.push(1, 7, b"a", start);
-        hold.push(1, 7, b"b", after(1000));
+        hold.push(1, None, 7, b"a", start);
+        hold.push(1, None, 7, b"b", after(1000));
         assert_eq!(hold.next_deadline(), Some(after(3000)));
         assert!(hold.pop_expired(after(2999)).is_none());
         let held = hold.pop_expired(after(3000)).unwrap();
@@ -154,11 +157,11 @@ mod tests {
     fn buffers_are_used_again() {
         let now = Instant::now();
         let mut hold = Hold::new(64);
-        hold.push(1, 0, &[1; 100], now);
+        hold.push(1, None, 0, &[1; 100], now);
         let held = hold.pop().unwrap();
         let buffer = held.frame.as_ptr();
         hold.recycle(held);
-        hold.push(2, 0, &[2; 50], now);
+        hold.push(2, None, 0, &[2; 50], now);
         let held = hold.pop().unwrap();
         assert_eq!((held.frame.as_ptr(), &held.frame[..]), (buffer, &[2; 50][..]));
     }

@@ -164,7 +164,9 @@ impl SlowPath {
                 let again = ask_of_received(&mut self.scratch, received, &world.tables_at(received.port));
                 self.conclude(received, again, Outcome::Forwarded, world, now, emit);
             }
-            (Verdict::Exception(Reason::Unresolved), Some(adjacency)) => self.wait(received, adjacency, now, emit),
+            (Verdict::Exception(Reason::Unresolved), Some(adjacency)) => {
+                self.wait(received, adjacency, answer.backup(), now, emit);
+            }
             _ => self.conclude(received, answer, Outcome::Forwarded, world, now, emit),
         }
     }
@@ -173,11 +175,9 @@ impl SlowPath {
     pub fn retry_held<W: World>(&mut self, world: &W, now: Instant, emit: &mut Emit<'_>) {
         self.release(world, now, emit, |held| {
             let tables = world.tables_at(held.port);
-            let resolved = |index| tables.adjacency(index).is_some_and(|adjacency| adjacency.is_resolved());
-            let backup = tables
-                .adjacency(held.adjacency)
-                .and_then(|adjacency| adjacency.backup());
-            resolved(held.adjacency) || backup.is_some_and(resolved)
+            // A next hop that is not resolved keeps its adjacency.
+            let mut awaited = std::iter::once(held.adjacency).chain(held.backup);
+            awaited.any(|index| tables.is_resolved(index))
         });
     }
 
@@ -230,19 +230,19 @@ impl SlowPath {
     }
 
     /// Keeps a frame for a next hop that is not resolved.
-    fn wait(&mut self, received: Received<'_>, adjacency: u16, now: Instant, emit: &mut Emit<'_>) {
+    fn wait(&mut self, received: Received<'_>, adjacency: u16, backup: Option<u16>, now: Instant, emit: &mut Emit<'_>) {
         if received.trimmed > 0 {
             self.counters.count(Outcome::Trimmed);
             return;
         }
         let first = self.hold.waiting_for(adjacency) == 0;
-        if !self.hold.push(adjacency, received.port, received.frame, now) {
+        if !self.hold.push(adjacency, backup, received.port, received.frame, now) {
             self.counters.count(Outcome::HoldFull);
             return;
         }
         self.counters.count(Outcome::Held);
         if first {
-            emit(Action::Resolve { adjacency });
+            resolve(adjacency, backup, emit);
         }
     }
 
@@ -259,10 +259,10 @@ impl SlowPath {
             if let (Verdict::Exception(Reason::Unresolved), Some(adjacency)) = (answer.verdict, answer.next_hop) {
                 // Its route may have another next hop than on arrival.
                 let is_first = adjacency != held.adjacency && self.hold.waiting_for(adjacency) == 0;
-                held.adjacency = adjacency;
+                (held.adjacency, held.backup) = (adjacency, answer.backup());
                 self.hold.put_back(held);
                 if is_first {
-                    emit(Action::Resolve { adjacency });
+                    resolve(adjacency, answer.backup(), emit);
                 }
                 continue;
             }
@@ -395,6 +395,13 @@ impl SlowPath {
             true => Outcome::Delivered,
             false => Outcome::NotDelivered,
         }
+    }
+}
+
+/// Frames wait for a next hop: it is resolved, and so is its backup.
+fn resolve(adjacency: u16, backup: Option<u16>, emit: &mut Emit<'_>) {
+    for adjacency in std::iter::once(adjacency).chain(backup) {
+        emit(Action::Resolve { adjacency });
     }
 }
 

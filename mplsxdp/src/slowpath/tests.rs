@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::time::{Duration, Instant};
 
 use etherparse::{IpNumber, PacketBuilder};
-use mplsxdp_common::abi::{Adjacency, Domain, Op, PortWord, RouteEntry, Settings, TtlMode, TtlPropagate};
+use mplsxdp_common::abi::{Adjacency, Domain, LabelStack, Op, PortWord, RouteEntry, Settings, TtlMode, TtlPropagate};
 use mplsxdp_common::wire::{ETH_HLEN, ETH_P_IP, ETH_P_IPV6, Label, Mac};
 use proptest::prelude::*;
 
@@ -627,8 +627,10 @@ fn frames_for_a_next_hop_with_a_backup_leave_by_whichever_resolves_first() {
         let mut router = Router::default();
         let tables = &mut router.world.tables;
         tables.store_adjacency(UNRESOLVED, Adjacency::default().with_backup(Some(BACKUP)));
-        // They wait for the next hop, not for its backup.
-        assert_eq!(router.receive(&frame(0)), [Taken::Resolve(UNRESOLVED)]);
+        assert_eq!(
+            router.receive(&frame(0)),
+            [Taken::Resolve(UNRESOLVED), Taken::Resolve(BACKUP)]
+        );
         assert_eq!(router.receive(&frame(1)), []);
         let resolved = router.world.tables.adjacency(NEIGHBOUR);
         let backup = router.world.tables.adjacency(first).backup();
@@ -646,6 +648,33 @@ fn frames_for_a_next_hop_with_a_backup_leave_by_whichever_resolves_first() {
         router.receive(&frame(3));
         router.world.tables.store_adjacency(first, resolved.with_backup(backup));
         assert_eq!(router.retry().len(), 1);
+    }
+}
+
+/// A backup with labels of its own: the frames leave as whichever resolves first wants them.
+#[test]
+fn frames_leave_with_the_labels_of_the_next_hop_or_backup_that_resolves_first() {
+    const BACKUP: u16 = 9;
+    let frame = |length: usize| labelled(&[(700, 64)], &udp_v4(HOST_V4, 7, length));
+    for (first, stack) in [
+        (UNRESOLVED, vec![(710, 63, 0)]),
+        (BACKUP, vec![(300, 63, 0), (301, 63, 0)]),
+    ] {
+        let mut router = Router::default();
+        let tables = &mut router.world.tables;
+        let labels = [300, 301].map(label);
+        tables.store_stack(7, LabelStack::new(&labels, None).unwrap());
+        tables.store_pair(3, [entry(Op::Label, 710, UNRESOLVED), entry(Op::Stack, 7, BACKUP)]);
+        tables.store_ilm(label(700), entry(Op::Protected, 3, 0));
+        assert_eq!(
+            router.receive(&frame(0)),
+            [Taken::Resolve(UNRESOLVED), Taken::Resolve(BACKUP)]
+        );
+        let resolved = router.world.tables.adjacency(NEIGHBOUR);
+        router.world.tables.store_adjacency(first, resolved);
+        let taken = router.retry();
+        assert_eq!(labelled_frame(&taken), (stack, udp_v4(HOST_V4, 7, 0)));
+        assert_eq!((taken.len(), router.slow_path.held()), (1, 0));
     }
 }
 

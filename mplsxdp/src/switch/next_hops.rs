@@ -186,19 +186,15 @@ impl<T: Tables> Switch<T> {
     /// Resolves the next hops that frames wait for.
     pub(super) fn resolve_wanted(&mut self, slots: &[u16]) {
         for &slot in slots {
-            let next_hops = self.lfib.next_hops();
-            let Some((id, _)) = next_hops.at_slot(slot) else {
-                continue;
-            };
-            let wanted = [Some(id), next_hops.backup(id)].into_iter().flatten();
-            let probes = wanted.filter_map(|id| {
+            let wanted = self.lfib.next_hops().at_slot(slot);
+            let probe = wanted.and_then(|(id, _)| {
                 let (HopState::Incomplete { ifindex } | HopState::Failed { ifindex }) = self.resolver.state(id)? else {
                     return None;
                 };
                 let address = self.resolver.next_hop(id)?.via.address()?;
                 Some(Effect::Probe { ifindex, address })
             });
-            self.effects.extend(probes);
+            self.effects.extend(probe);
         }
     }
 

@@ -255,6 +255,7 @@ mod tests {
             stacks: 1,
             adjacencies: 16,
             groups: 4,
+            backups: 4,
             prefixes: 16,
         };
         (Rib::default(), Lfib::new(MemoryTables::with_capacity(capacity)))

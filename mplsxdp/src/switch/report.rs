@@ -22,7 +22,7 @@ use crate::neighbour::resolver::HopState;
 use crate::neighbour::{LinkInfo, Vlan};
 use crate::ports::Role;
 use crate::ports::sub_interface;
-use crate::route::{Description, Fec, NextHop, Path, Route, RouteKey, RoutingTable, Source, Via};
+use crate::route::{Backup, Description, Fec, NextHop, Path, Route, RouteKey, RoutingTable, Source, Via};
 
 /// How many routes are examined at most for one part of a list: a filter may match none of a million.
 const EXAMINED: usize = 8 << 10;
@@ -75,6 +75,7 @@ impl<T: Tables> Switch<T> {
             map::ADJACENCIES => self.lfib.next_hops().len(),
             map::STACKS => self.lfib.stacks_in_use(),
             map::GROUPS => self.lfib.groups_in_use(),
+            map::BACKUPS => self.lfib.backups_in_use(),
             map::FTN => self.lfib.ftn_entries().v4 + self.lfib.ftn_entries().v6,
             map::PORTS | map::TX_PORTS => self.ports.len(),
             map::LABEL_RANGES => self.ports.iter().map(|port| port.label_ranges()).sum(),
@@ -229,18 +230,19 @@ impl<T: Tables> Switch<T> {
     /// the same neighbour.
     fn with_devices(&self, listed: Listed) -> Route {
         let Listed { route, next_hops, .. } = listed;
-        let found = |next_hop: &Option<NextHop>, id: Option<NextHopId>| {
-            next_hop.as_ref().map(|next_hop| NextHop {
-                via: next_hop.via,
-                dev: next_hop.dev.clone().or_else(|| self.resolution(id?).dev),
-            })
+        let found = |next_hop: &NextHop, id: Option<NextHopId>| NextHop {
+            via: next_hop.via,
+            dev: next_hop.dev.clone().or_else(|| self.resolution(id?).dev),
         };
         let mut ids = next_hops.into_iter();
         let paths = route.paths().iter().map(|path| {
-            let id = ids.next();
+            let (id, backup) = ids.next().unzip();
             Path {
-                next_hop: found(&path.next_hop, id),
-                backup: found(&path.backup, id.and_then(|id| self.lfib.next_hops().backup(id))),
+                next_hop: path.next_hop.as_ref().map(|next_hop| found(next_hop, id)),
+                backup: path.backup.as_ref().map(|given| Backup {
+                    next_hop: found(&given.next_hop, backup.flatten()),
+                    action: given.action.clone(),
+                }),
                 ..path.clone()
             }
         });
@@ -252,20 +254,24 @@ impl<T: Tables> Switch<T> {
     /// Routes as clients see them; with their `buckets` if they have several next hops.
     fn installed(&self, routes: impl IntoIterator<Item = Listed>, buckets: bool) -> Vec<api::InstalledRoute> {
         // Many routes share a next hop.
-        let mut known: HashMap<NextHopId, api::NextHopState> = HashMap::new();
-        let mut state = |id| known.entry(id).or_insert_with(|| self.next_hop_state(id)).clone();
+        let mut known: HashMap<_, api::NextHopState> = HashMap::new();
+        let mut state = |ids: (NextHopId, Option<NextHopId>)| {
+            let (id, backup) = ids;
+            let state = known.entry(ids).or_insert_with(|| self.next_hop_state(id, backup));
+            state.clone()
+        };
         routes
             .into_iter()
             .map(|listed| {
                 let (next_hop, paths) = match listed.next_hops.as_slice() {
                     [] => (None, None),
-                    [id] => (Some(state(*id)), None),
+                    [ids] => (Some(state(*ids)), None),
                     several => {
                         let key = listed.route.key();
                         let spread = buckets.then(|| self.lfib.spread(key));
                         let spread = spread.flatten();
-                        let paths = several.iter().zip(0..=u8::MAX).map(|(&id, path)| api::PathState {
-                            next_hop: state(id),
+                        let paths = several.iter().zip(0..=u8::MAX).map(|(&ids, path)| api::PathState {
+                            next_hop: state(ids),
                             buckets: spread.map(|spread| api::BucketRange::of(spread, path)),
                         });
                         (None, Some(paths.collect()))
@@ -350,7 +356,8 @@ impl<T: Tables> Switch<T> {
         let mut list = self.lfib.next_hops().list_after(after, limit.saturating_add(1));
         let goes_on = list.len() > limit;
         list.truncate(limit);
-        let states = list.iter().map(|&(.., id)| (id, self.next_hop_state(id))).collect();
+        let state = |id| (id, self.next_hop_state(id, self.lfib.next_hops().backup(id)));
+        let states = list.iter().map(|&(.., id)| state(id)).collect();
         (states, list.pop().filter(|_| goes_on))
     }
 
@@ -455,14 +462,15 @@ impl<T: Tables> Switch<T> {
         self.lfib.label_routes() + self.lfib.prefix_routes() - self.lfib.uncounted_routes()
     }
 
-    fn next_hop_state(&self, id: NextHopId) -> api::NextHopState {
-        let hops = self.lfib.next_hops();
+    /// The state of a next hop and of its backup.
+    fn next_hop_state(&self, id: NextHopId, backup: Option<NextHopId>) -> api::NextHopState {
         let api::BackupState {
             via,
             dev,
             lladdr,
             state,
             redirect_lost,
+            ..
         } = self.resolution(id);
         api::NextHopState {
             via,
@@ -470,8 +478,11 @@ impl<T: Tables> Switch<T> {
             lladdr,
             state,
             redirect_lost,
-            routes: hops.users(id) as u64,
-            backup: hops.backup(id).map(|backup| self.resolution(backup)),
+            routes: self.lfib.next_hops().users(id) as u64,
+            backup: backup.map(|backup| api::BackupState {
+                in_use: !self.lfib.is_reached(id) && self.lfib.is_reached(backup),
+                ..self.resolution(backup)
+            }),
             kernel: None,
         }
     }
@@ -526,6 +537,7 @@ impl<T: Tables> Switch<T> {
             dev: self.device(id).map(Into::into),
             lladdr: state.and_then(HopState::mac).map(|mac| mac.to_string()),
             state: resolution,
+            in_use: false,
             redirect_lost: port.is_some_and(|port| self.ports.takes_redirects(port) == Some(false)),
         }
     }

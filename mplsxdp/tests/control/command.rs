@@ -565,6 +565,35 @@ fn several_next_hops_and_backups_are_shown_as_ip_does() {
             "state": "resolved",
         })
     );
+    // One with labels of its own, for a next hop that does not resolve.
+    done(
+        &fake,
+        "route add 102 as 112 via inet 192.0.2.9 backup as 300/100 via inet 192.0.2.2 dev eth2",
+    );
+    let rerouted =
+        "102 as to 112 via inet 192.0.2.9 dev eth1 backup as to 300/100 via inet 192.0.2.2 dev eth2 proto static";
+    assert_eq!(
+        done(&fake, "route get 102"),
+        format!(
+            "{rerouted} unresolved failed packets 5 bytes 500\n    \
+             dev eth1 failed backup 192.0.2.2 dev eth1 lladdr 02:00:00:00:00:02 resolved in-use routes 1\n"
+        )
+    );
+    assert_eq!(
+        json_of(&fake, "-j route show 102")[0]["backup"],
+        json!({
+            "to": "300/100",
+            "via": { "family": "inet", "host": "192.0.2.2" },
+            "dev": "eth2",
+            "lladdr": "02:00:00:00:00:02",
+            "state": "resolved",
+            "in_use": true,
+        })
+    );
+    // What is said of its labels has to be right.
+    let described = |labels: &str| format!("route del 102 as 112 via inet 192.0.2.9 backup {labels}via inet 192.0.2.2");
+    assert_eq!(run(&fake, &described("as 300/101 ")).0, 1);
+    done(&fake, &described("as 300/100 "));
     // Printed routes can be used as input; a whole route is deleted only if it matches.
     let shown = done(&fake, "route show");
     let saved = done(&fake, "route save");

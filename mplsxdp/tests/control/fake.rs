@@ -20,7 +20,7 @@ use mplsxdp::control::server::{self, Limits};
 use mplsxdp::control::socket;
 use mplsxdp::control::{Call, Instance, Peer};
 use mplsxdp::lfib::next_hops::NextHopId;
-use mplsxdp::route::{NextHop, Path, Route, RouteKey, Source};
+use mplsxdp::route::{Backup, NextHop, Path, Route, RouteKey, Source};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::sync::mpsc;
@@ -267,7 +267,7 @@ impl Kept {
                         .collect(),
                     last: some.last().filter(|_| rest.next().is_some()).and_then(|&(id, path)| {
                         let next_hop = path.next_hop.clone()?;
-                        Some((next_hop, path.backup.clone(), id))
+                        Some((next_hop, path.backup_alike().cloned(), id))
                     }),
                 })
             }
@@ -395,15 +395,16 @@ fn length(key: &&RouteKey) -> (u8, bool) {
 
 /// The route with the interface that is found for its next hops, unless that makes two of them equal.
 fn on_eth1(route: &Route) -> Route {
-    let found = |next_hop: &Option<NextHop>| {
-        next_hop.as_ref().map(|next_hop| NextHop {
-            dev: next_hop.dev.clone().or(Some("eth1".into())),
-            ..next_hop.clone()
-        })
+    let found = |next_hop: &NextHop| NextHop {
+        dev: next_hop.dev.clone().or(Some("eth1".into())),
+        ..next_hop.clone()
     };
     let paths = route.paths().iter().map(|path| Path {
-        next_hop: found(&path.next_hop),
-        backup: found(&path.backup),
+        next_hop: path.next_hop.as_ref().map(found),
+        backup: path.backup.as_ref().map(|backup| Backup {
+            next_hop: found(&backup.next_hop),
+            action: backup.action.clone(),
+        }),
         ..path.clone()
     });
     let found = Route::with_paths(route.key(), paths.collect(), route.ttl_propagate());
@@ -427,7 +428,9 @@ fn next_hop(path: &Path) -> Option<NextHopState> {
         lladdr,
         state,
         redirect_lost,
+        ..
     } = resolution(path.next_hop.as_ref()?);
+    let backup = path.backup.as_ref().map(|backup| resolution(&backup.next_hop));
     Some(NextHopState {
         via,
         dev,
@@ -435,7 +438,10 @@ fn next_hop(path: &Path) -> Option<NextHopState> {
         state,
         redirect_lost,
         routes: 1,
-        backup: path.backup.as_ref().map(resolution),
+        backup: backup.map(|backup| BackupState {
+            in_use: state != Resolution::Resolved && backup.state == Resolution::Resolved,
+            ..backup
+        }),
         kernel: None,
     })
 }
@@ -468,6 +474,7 @@ fn resolution(next_hop: &NextHop) -> BackupState {
         } else {
             Resolution::Failed
         },
+        in_use: false,
         redirect_lost: false,
     }
 }

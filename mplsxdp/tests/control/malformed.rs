@@ -20,15 +20,18 @@ const TWICE: &str = "twice ";
 /// Calls of each method that has parameters. Each parameter, and each field of its type, is in one of them.
 fn calls() -> Vec<(&'static str, Value)> {
     let via = json!({ "family": "inet", "host": "192.0.2.1" });
-    let backup = json!({ "via": via, "dev": "eth2" });
+    let backup = json!({ "action": "swap", "out": [130, 140], "via": via, "dev": "eth2" });
     let path =
         |out: u32| json!({ "action": "swap", "out": [out], "via": via, "dev": "eth1", "backup": backup, "weight": 2 });
     let routes = json!([
         { "label": 100, "action": "swap", "out": [110, 120], "ttl_propagate": true, "via": via, "dev": "eth1",
           "backup": backup, "protocol": "bgp" },
         { "label": 101, "nexthops": [path(110), path(120)] },
-        { "prefix": "10.0.0.0/8", "table": 1000, "out": [16], "ttl": 5, "via": via, "metric": 20, "protocol": "7" },
-        { "prefix": "10.1.0.0/16", "nexthops": [{ "out": [16], "ttl": 5, "via": via }, { "out": [17], "via": via }] },
+        { "prefix": "10.0.0.0/8", "table": 1000, "out": [16], "ttl": 5, "via": via, "metric": 20, "protocol": "7",
+          "backup": { "out": [18], "ttl": 6, "via": via, "dev": "eth2" } },
+        { "prefix": "10.1.0.0/16", "nexthops": [
+            { "out": [16], "ttl": 5, "via": via, "backup": { "out": [18], "ttl": 6, "via": via, "dev": "eth2" } },
+            { "out": [17], "via": via }] },
         { "label": 102, "action": "pass", "reason": "a form that is not known" },
     ]);
     let filter =

@@ -7,8 +7,8 @@ use mplsxdp::dataplane::loader::{Loader, Sizes};
 use mplsxdp::dataplane::memory::MemoryTables;
 use mplsxdp::dataplane::{FtnKey, Tables};
 use mplsxdp_common::abi::{
-    Adjacency, Counter, DEFAULT_COUNTER_SLOTS, DEFAULT_GROUPS, DEFAULT_STACKS, Domain, LabelStack, MAX_LABELS, Op,
-    PortWord, RouteEntry, Settings, SubInterfaceKey, TtlMode, TtlPropagate, VlanTags,
+    Adjacency, Counter, DEFAULT_BACKUPS, DEFAULT_COUNTER_SLOTS, DEFAULT_GROUPS, DEFAULT_STACKS, Domain, LabelStack,
+    MAX_LABELS, Op, PortWord, RouteEntry, Settings, SubInterfaceKey, TtlMode, TtlPropagate, VlanTags,
 };
 use mplsxdp_common::forward;
 use mplsxdp_common::wire::{ETH_P_8021Q, ETH_P_MPLS_UC, Label, Lse, Mac};
@@ -64,6 +64,7 @@ const SIZES: Sizes = Sizes {
     labels: MAX_LABELS,
     stacks: DEFAULT_STACKS,
     groups: DEFAULT_GROUPS,
+    backups: DEFAULT_BACKUPS,
     counter_slots: DEFAULT_COUNTER_SLOTS,
 };
 

@@ -72,6 +72,7 @@ pub const SIZES: Sizes = Sizes {
     labels: lab::CAPACITY.labels,
     stacks: lab::CAPACITY.stacks,
     groups: lab::CAPACITY.groups,
+    backups: lab::CAPACITY.backups,
     counter_slots: lab::CAPACITY.counter_slots,
 };
 

@@ -26,6 +26,7 @@ pub const CAPACITY: Capacity = Capacity {
     adjacencies: MAX_ADJACENCIES,
     stacks: 64,
     groups: 16,
+    backups: 16,
     counter_slots: 256,
     prefixes: MAX_FTN,
 };

@@ -1,5 +1,5 @@
 //! Random tables and frames from a small world, so that a random frame often meets a route: labels below [`LABELS`], a
-//! few prefixes, next hops, stacks and counter slots, and some of each that do not exist.
+//! few prefixes, next hops, backups, stacks and counter slots, and some of each that do not exist.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::num::NonZeroU8;
@@ -24,6 +24,7 @@ const ADJACENCIES: u8 = 8;
 const STACKS: u32 = 16;
 const SLOTS: u32 = 32;
 const GROUPS: u32 = 4;
+const PAIRS: u32 = 8;
 /// VIDs of each port's sub-interfaces, whose numbers are [`lab::sub_interface`].
 const SUB_INTERFACES: [(u16, u16); lab::SUB_INTERFACES] = [(5, 0), (6, 0), (6, 7)];
 const DOMAINS: [Domain; 3] = [Domain::NO_VRF, Domain(1), Domain(7)];
@@ -52,6 +53,8 @@ pub struct World {
     ftn: Vec<Vec<Option<RouteEntry>>>,
     /// For each group, the entries that take turns in its buckets.
     groups: Vec<Vec<RouteEntry>>,
+    /// The entries of a next hop and of its backup.
+    pairs: Vec<[RouteEntry; 2]>,
     /// Each of [`lab::settings`].
     ports: Vec<Port>,
 }
@@ -127,6 +130,9 @@ impl World {
                 tables.store_bucket(group, bucket, entry);
             }
         }
+        for (index, &pair) in (0..).zip(&self.pairs) {
+            tables.store_pair(index, pair);
+        }
         for (settings, port) in lab::settings().iter().zip(&self.ports) {
             port.store(*settings, tables);
         }
@@ -141,15 +147,20 @@ pub fn world() -> impl Strategy<Value = World> {
     let ftn = prop::collection::vec(weighted(0.4, ftn_entry()), PREFIXES.len());
     let ftn = prop::collection::vec(ftn, DOMAINS.len());
     let groups = prop::collection::vec(prop::collection::vec(route_entry(), 1..5), GROUPS as usize);
+    let pair = prop_oneof![3 => [next_hop_entry(), next_hop_entry()], 1 => [route_entry(), route_entry()]];
+    let pairs = prop::collection::vec(pair, PAIRS as usize);
     let ports = prop::collection::vec(port(), lab::settings().len());
-    (ilm, adjacencies, stacks, ftn, groups, ports).prop_map(|(ilm, adjacencies, stacks, ftn, groups, ports)| World {
-        ilm,
-        adjacencies,
-        stacks,
-        ftn,
-        groups,
-        ports,
-    })
+    (ilm, adjacencies, stacks, ftn, groups, pairs, ports).prop_map(
+        |(ilm, adjacencies, stacks, ftn, groups, pairs, ports)| World {
+            ilm,
+            adjacencies,
+            stacks,
+            ftn,
+            groups,
+            pairs,
+            ports,
+        },
+    )
 }
 
 fn port() -> impl Strategy<Value = Port> {
@@ -220,8 +231,14 @@ fn route_entry() -> impl Strategy<Value = RouteEntry> {
         4 => Just(Op::Local),
         2 => Just(Op::LocalPass),
         4 => Just(Op::Group),
+        4 => Just(Op::Protected),
         1 => Just(Op::Pass),
     ])
+}
+
+/// An entry for a next hop.
+fn next_hop_entry() -> impl Strategy<Value = RouteEntry> {
+    entry(select(vec![Op::Label, Op::Stack, Op::Pop, Op::PenultimatePop]))
 }
 
 fn ftn_entry() -> impl Strategy<Value = RouteEntry> {
@@ -229,6 +246,7 @@ fn ftn_entry() -> impl Strategy<Value = RouteEntry> {
         4 => Just(Op::Label),
         4 => Just(Op::Stack),
         2 => Just(Op::Group),
+        2 => Just(Op::Protected),
         2 => Just(Op::Pass),
         1 => select(vec![Op::None, Op::Pop, Op::PenultimatePop, Op::Local]),
     ])

@@ -532,12 +532,13 @@ fn load(cables: &Cables, options: Options) -> Result<(Router, Client)> {
     };
     let via = format!("{:?}", options.icmp_via).to_lowercase();
     let mut line = format!(
-        "--iface core --iface core.100 --iface core.100.10 --iface ip --tx-only tx --local mpls0 --labels {} --stacks {} --groups {} --counter-slots {} \
+        "--iface core --iface core.100 --iface core.100.10 --iface ip --tx-only tx --local mpls0 --labels {} --stacks {} --groups {} --backups {} --counter-slots {} \
          --hash-seed 0 --tunnel-ttl {} --ttl-propagate {mode} --unknown {unknown} --icmp-via {via} --icmp-rate 0 --icmp-source-rate 0 --punt-rate 0 \
          --hold 1024",
         lab::CAPACITY.labels,
         lab::CAPACITY.stacks,
         lab::CAPACITY.groups,
+        lab::CAPACITY.backups,
         lab::CAPACITY.counter_slots,
         lab::TUNNEL_TTL
     );

@@ -38,6 +38,10 @@ pub fn tests() -> Vec<Trial> {
         test("multipath::a_replaced_route_moves_only_what_has_to_move", replaced),
         test("multipath::a_backup_takes_over_for_all_labels_and_gives_back", backup),
         test("multipath::a_member_with_a_backup_keeps_its_flows", member_with_backup),
+        test(
+            "multipath::a_backup_with_labels_of_its_own_takes_over_and_gives_back",
+            own_labels,
+        ),
         test("multipath::next_hops_by_ipv6_and_link_addresses_do_the_same", ipv6),
         test("multipath::flows_stay_where_a_member_is_said_otherwise", said_otherwise),
         test(
@@ -685,6 +689,101 @@ fn member_with_backup() -> Result<()> {
     bench.up(1)?;
     ensure!(bench.paths(&flows)? == before);
     Ok(())
+}
+
+/// Each label has other labels at the backup; that of the only next hop, of one of several, and of a prefix's.
+fn own_labels() -> Result<()> {
+    let bench = Bench::new(3)?;
+    let labels = 1000..1064;
+    for label in labels.clone() {
+        bench.router.run(&format!(
+            "route add {label} as {} via inet 10.0.1.2 dev e1 backup as 300/{} via inet 10.0.2.2 dev e2",
+            label + 1000,
+            label + 2000
+        ))?;
+    }
+    bench.router.run(
+        "route add 10.9.0.0/16 encap mpls 400 via inet 10.0.1.2 backup encap mpls 500/501 ttl 9 via inet 10.0.2.2",
+    )?;
+    bench
+        .router
+        .run("route add 1100 as implicit-null via inet 10.0.1.2 backup as 600 via inet 10.0.2.2")?;
+    bench.router.run(
+        "route add 100 nexthop as 201 via inet 10.0.1.2 backup as 700/701 via inet 10.0.2.2 nexthop as 203 via inet 10.0.3.2",
+    )?;
+    bench.router.wait_resolved()?;
+
+    let packet = packet(7, true)?;
+    let [first, second, third] = bench.rights.as_slice() else {
+        bail!("three next hops")
+    };
+    let to = |right: &Right, stack: &[Entry], packet: &[u8]| labelled(right.tap.mac(), right.port, stack, packet);
+    let arriving = |label| labelled(bench.port, bench.left.mac(), &[Entry::new(label, 64).tc(5)], &packet);
+    let swapped = |label| Entry::new(label, 63).tc(5);
+    let mut flows: Vec<Flow> = labels
+        .clone()
+        .map(|label| Flow {
+            sent: arriving(label),
+            expected: vec![
+                to(first, &[swapped(label + 1000)], &packet),
+                to(second, &[swapped(300), swapped(label + 2000)], &packet),
+                // None goes there.
+                to(third, &[swapped(label)], &packet),
+            ],
+        })
+        .collect();
+    let imposed = with_ttl(&packet, 63)?;
+    let nine = |label| Entry::new(label, 9);
+    flows.push(Flow {
+        sent: ethernet(bench.port, bench.left.mac(), ETH_P_IP, &packet),
+        expected: vec![
+            to(first, &[Entry::new(400, 63)], &imposed),
+            to(second, &[nine(500), nine(501)], &imposed),
+            to(third, &[nine(500)], &imposed),
+        ],
+    });
+    flows.push(Flow {
+        sent: arriving(1100),
+        expected: vec![
+            ethernet(first.tap.mac(), first.port, ETH_P_IP, &imposed),
+            to(second, &[swapped(600)], &packet),
+            to(third, &[swapped(600)], &packet),
+        ],
+    });
+    // Those of the first member of the group go to its backup, and the others stay.
+    let mut several = bench.flows(400)?;
+    for (index, flow) in (0..).zip(&mut several) {
+        let stack = [Entry::new(700, 63), Entry::new(701, 63)];
+        flow.expected[1] = to(second, &stack, &self::packet(index, index % 2 == 0)?);
+    }
+    let before = bench.paths(&several)?;
+    ensure!(count(&before, 0) > 0 && count(&before, 2) > 0 && count(&before, 1) == 0);
+    let by = |path: usize| -> Result<()> {
+        let paths = bench.paths(&flows)?;
+        ensure!(paths.iter().all(|&taken| taken == path), "{paths:?}");
+        let now = bench.paths(&several)?;
+        let others = before.iter().map(|&taken| if taken == 0 { path } else { taken });
+        ensure!(now.iter().copied().eq(others));
+        let shown = bench.router.run("route get 1000")?;
+        ensure!(shown.contains(" resolved in-use ") == (path == 1), "{shown}");
+        Ok(())
+    };
+    by(0)?;
+    bench.down(1)?;
+    by(1)?;
+    bench.up(1)?;
+    by(0)?;
+    // The far end's carrier.
+    bench.rights[0].netns.ip("link set dev eth0 down")?;
+    bench.wait_state(1, |state| matches!(state, Resolution::LinkDown | Resolution::NoRoute))?;
+    by(1)?;
+    let saved = bench.router.run("route save")?;
+    ensure!(
+        saved.contains("1000 as to 2000 via inet 10.0.1.2 dev e1 backup as to 300/3000 via inet 10.0.2.2 dev e2\n")
+    );
+    bench.router.run("link del e1")?;
+    by(1)?;
+    bench.router.unload()
 }
 
 /// Next hops in the other family, global and link-local, and unresolvable ones; and backups of each kind.

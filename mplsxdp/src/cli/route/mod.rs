@@ -22,7 +22,8 @@ Verbs:
   route {add|replace|change} {LABEL|PREFIX} pass      left to the kernel, untouched
   route {add|replace|change} PREFIX encap mpls OUT[/OUT...] [ttl N] via {inet A|inet6 A|link MAC} [dev IFACE]
   ... PREFIX [table T|vrf VRF]     only for packets from ports in the VRF with this routing table; `main`: outside of VRFs
-  ... via A [dev IFACE] backup via {inet B|inet6 B|link MAC} [dev IFACE]     B is used while A cannot be reached
+  ... via A [dev IFACE] backup [as OUT[/OUT...]|encap mpls OUT[/OUT...] [ttl N]] via {inet B|inet6 B|link MAC} [dev IFACE]
+                                  B is used while A cannot be reached, with the same labels or with its own
   ... {LABEL|PREFIX} nexthop [as OUT|encap mpls OUT] via A ... [weight N] nexthop ...     next hops that share the flows
   route del {LABEL|PREFIX} [...]  with more of the route: deleted only if all of it matches
   ... [proto {NAME|NUMBER}] [metric N]     kept and shown; they do not affect forwarding

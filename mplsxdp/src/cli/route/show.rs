@@ -12,7 +12,7 @@ use crate::cli::link::next_hop;
 use crate::cli::{Failure, Session};
 use crate::control::api::{self, BucketRange, InstalledRoute, Lookup, NextHopState, Resolution, RouteFilter};
 use crate::control::client::Client;
-use crate::route::{Action, Fec, NextHop, Path, Route, RouteKey, RoutingTable, Source, protocols, tables};
+use crate::route::{Action, Backup, Fec, NextHop, Path, Route, RouteKey, RoutingTable, Source, protocols, tables};
 
 pub(super) fn show(chosen: &RouteFilter, session: &mut Session) -> Result<(), Failure> {
     let one = chosen.is_narrow();
@@ -111,6 +111,10 @@ struct JsonPath {
 
 #[derive(Serialize)]
 struct JsonBackup {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    to: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ttl: Option<u8>,
     via: api::ViaAddress,
     #[serde(skip_serializing_if = "Option::is_none")]
     dev: Option<Arc<str>>,
@@ -118,6 +122,8 @@ struct JsonBackup {
     lladdr: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     state: Option<Resolution>,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    in_use: bool,
 }
 
 impl JsonRoute {
@@ -160,11 +166,7 @@ impl JsonRoute {
 
 impl JsonPath {
     fn new(route: &Route, path: &Path, found: Option<&NextHopState>) -> Self {
-        let to = match &path.action {
-            Action::Swap(labels) | Action::Push { labels, .. } => Some(labels.to_string()),
-            Action::PenultimatePop => Some("implicit-null".into()),
-            Action::Pop | Action::Local | Action::LocalPass | Action::Pass(_) => None,
-        };
+        let own = path.backup.as_ref().and_then(|backup| backup.action.as_ref());
         let api::Path {
             ttl, via, dev, backup, ..
         } = path.into();
@@ -175,7 +177,7 @@ impl JsonPath {
         let backup_found = found.and_then(|found| found.backup.as_ref());
         Self {
             encap: matches!(route.key(), RouteKey::Prefix(_)).then_some("mpls"),
-            to,
+            to: labels(&path.action),
             ttl,
             via,
             dev,
@@ -185,14 +187,26 @@ impl JsonPath {
             lladdr: found.and_then(|found| found.lladdr.clone()),
             state: found.map(|found| found.state),
             backup: backup.map(|backup| JsonBackup {
+                to: own.and_then(labels),
+                ttl: backup.ttl,
                 via: backup.via,
                 dev: backup.dev,
                 lladdr: backup_found.and_then(|found| found.lladdr.clone()),
                 state: backup_found.map(|found| found.state),
+                in_use: backup_found.is_some_and(|found| found.in_use),
             }),
             buckets: None,
             bucket_ranges: None,
         }
+    }
+}
+
+/// The outgoing labels.
+fn labels(action: &Action) -> Option<String> {
+    match action {
+        Action::Swap(labels) | Action::Push { labels, .. } => Some(labels.to_string()),
+        Action::PenultimatePop => Some("implicit-null".into()),
+        Action::Pop | Action::Local | Action::LocalPass | Action::Pass(_) => None,
     }
 }
 
@@ -350,19 +364,22 @@ fn with_dev_found(installed: &InstalledRoute) -> Result<Route, Failure> {
 /// The paths of `route`, in their order, with the interfaces that were found for them. Several paths stay as they were
 /// requested if they would not be a valid route otherwise, such as two that now lead to the same neighbour.
 fn found_paths(route: &Route, installed: &InstalledRoute) -> Vec<Path> {
-    let found = |next_hop: &Option<NextHop>, dev: Option<&Arc<str>>| {
-        next_hop.as_ref().map(|next_hop| NextHop {
-            via: next_hop.via,
-            dev: next_hop.dev.as_ref().or(dev).map(Arc::clone),
-        })
+    let found = |next_hop: &NextHop, dev: Option<&Arc<str>>| NextHop {
+        via: next_hop.via,
+        dev: next_hop.dev.as_ref().or(dev).map(Arc::clone),
     };
     let mut states = states(installed).map(|(state, _)| state);
     let paths = route.paths().iter().map(|path| {
         let state = states.next();
         let backup = state.and_then(|state| state.backup.as_ref());
+        let dev = state.and_then(|state| state.dev.as_ref());
+        let backup_dev = backup.and_then(|backup| backup.dev.as_ref());
         Path {
-            next_hop: found(&path.next_hop, state.and_then(|state| state.dev.as_ref())),
-            backup: found(&path.backup, backup.and_then(|backup| backup.dev.as_ref())),
+            next_hop: path.next_hop.as_ref().map(|next_hop| found(next_hop, dev)),
+            backup: path.backup.as_ref().map(|given| Backup {
+                next_hop: found(&given.next_hop, backup_dev),
+                action: given.action.clone(),
+            }),
             ..path.clone()
         }
     });

@@ -30,6 +30,8 @@ const ADJACENCY_WORDS: usize = size_of::<Adjacency>() / size_of::<u64>();
 /// A domain's number is one byte.
 const MAX_DOMAINS: usize = 1 << u8::BITS;
 const STACK_WORDS: usize = size_of::<LabelStack>() / size_of::<u64>();
+/// A next hop's entry, and its backup's.
+const PAIR_WORDS: usize = 2;
 
 /// The maps of one running switch.
 pub struct KernelTables {
@@ -37,6 +39,7 @@ pub struct KernelTables {
     adjacencies: MappedWords,
     stacks: MappedWords,
     groups: MappedWords,
+    backups: MappedWords,
     ports: MappedWords,
     ftn: KernelFtn,
     /// Which domains may have entries: their ports do not have [`PortWord::NO_PREFIXES`].
@@ -64,11 +67,12 @@ impl KernelTables {
     /// into the programs.
     pub fn open(pins: &Pins, hash_seed: u32) -> Result<Self, TableError> {
         let open = |name| pins.open(name).map_err(|error| table_error(name, "open", error));
-        let (ilm, adjacencies, stacks, groups, ports) = (
+        let (ilm, adjacencies, stacks, groups, backups, ports) = (
             open(map::ILM)?,
             open(map::ADJACENCIES)?,
             open(map::STACKS)?,
             open(map::GROUPS)?,
+            open(map::BACKUPS)?,
             open(map::PORTS)?,
         );
         let entries = |name, map: &MapData| {
@@ -82,6 +86,7 @@ impl KernelTables {
             adjacencies: entries(map::ADJACENCIES, &adjacencies)?,
             stacks: entries(map::STACKS, &stacks)?,
             groups: entries(map::GROUPS, &groups)?,
+            backups: entries(map::BACKUPS, &backups)?,
             counter_slots: route_counters.slots(),
             prefixes: MAX_FTN,
         };
@@ -102,6 +107,7 @@ impl KernelTables {
             )?,
             stacks: MappedWords::new(map::STACKS, &stacks, capacity.stacks as usize * STACK_WORDS)?,
             groups: MappedWords::new(map::GROUPS, &groups, capacity.groups as usize * BUCKETS)?,
+            backups: MappedWords::new(map::BACKUPS, &backups, capacity.backups as usize * PAIR_WORDS)?,
             ports: MappedWords::new(map::PORTS, &ports, MAX_PORTS as usize)?,
             ftn: KernelFtn::new(
                 MappedWords::new(map::FTN_ROOTS, &open(map::FTN_ROOTS)?, FTN_ROOTS as usize)?,
@@ -238,6 +244,15 @@ impl Tables for KernelTables {
     fn bucket(&self, group: u32, bucket: u8) -> RouteEntry {
         let index = group as usize * BUCKETS + usize::from(bucket);
         RouteEntry::from_bits(self.groups.get(index).unwrap_or(0))
+    }
+
+    fn store_pair(&mut self, pair: u32, entries: [RouteEntry; 2]) {
+        let first = pair as usize * PAIR_WORDS;
+        for (index, entry) in (first..).zip(entries.map(RouteEntry::to_bits)) {
+            if self.backups.load(index) != entry {
+                self.backups.store(index, entry);
+            }
+        }
     }
 
     fn insert_ftn(&mut self, key: FtnKey, entry: RouteEntry) -> Result<(), TableError> {

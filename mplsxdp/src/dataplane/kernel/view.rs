@@ -7,7 +7,7 @@ use mplsxdp_common::abi::{
 use mplsxdp_common::forward;
 use mplsxdp_common::wire::Label;
 
-use super::{KernelTables, STACK_WORDS, label_range_words};
+use super::{KernelTables, PAIR_WORDS, STACK_WORDS, label_range_words};
 use crate::dataplane::{Tables, ftn};
 
 /// [`KernelTables`] as seen at one port.
@@ -83,6 +83,11 @@ impl forward::PortView for AtPort<'_> {
 
     fn bucket(&self, group: u32, bucket: u8) -> RouteEntry {
         self.tables.bucket(group, bucket)
+    }
+
+    fn protected(&self, pair: u32) -> [RouteEntry; 2] {
+        let word = |index| self.tables.backups.get(pair as usize * PAIR_WORDS + index);
+        [0, 1].map(|index| RouteEntry::from_bits(word(index).unwrap_or(0)))
     }
 
     fn hash_seed(&self) -> u32 {

@@ -137,6 +137,23 @@ fn several_next_hops_and_backups() {
             "100 as to 110 via inet 192.0.2.1 dev eth1 backup via inet 198.51.100.1 dev eth2",
         ),
         (
+            "100 as 110 via inet 192.0.2.1 backup as 300/100 via inet 198.51.100.1 dev eth2 dev eth1",
+            "100 as to 110 via inet 192.0.2.1 dev eth1 backup as to 300/100 via inet 198.51.100.1 dev eth2",
+        ),
+        (
+            "100 via inet 192.0.2.1 backup as to 3 via inet 198.51.100.1",
+            "100 via inet 192.0.2.1 backup as implicit-null via inet 198.51.100.1",
+        ),
+        (
+            "10.4.0.0/16 encap mpls 110 ttl 7 via 192.0.2.1 backup encap mpls 300/100 ttl 9 via 198.51.100.1",
+            "10.4.0.0/16 encap mpls 110 ttl 7 via inet 192.0.2.1 backup encap mpls 300/100 ttl 9 via inet 198.51.100.1",
+        ),
+        // The same labels are not its own.
+        (
+            "100 as 110 via inet 192.0.2.1 backup as 110 via inet 198.51.100.1",
+            "100 as to 110 via inet 192.0.2.1 backup via inet 198.51.100.1",
+        ),
+        (
             "100 via inet 192.0.2.1 backup via link 02:00:00:00:00:01 dev eth2 dev eth1 ttl-propagate enabled",
             "100 via inet 192.0.2.1 dev eth1 backup via link 02:00:00:00:00:01 dev eth2 ttl-propagate enabled",
         ),
@@ -475,7 +492,49 @@ fn bad_lines() {
         (
             "100 via inet 192.0.2.1 backup inet 192.0.2.2",
             "inet",
-            "`inet` is not `via` after `backup`, such as `backup via inet 192.0.2.1`",
+            "`inet` is not `via` after `backup`, such as `backup via inet 192.0.2.1` or `backup as 300/100 via inet 192.0.2.1`",
+        ),
+        (
+            "100 as 110 via inet 192.0.2.1 backup as 300/3 via inet 192.0.2.2",
+            "as 300/3",
+            "implicit-null (3) is never on the wire (RFC 3032 section 2.1): it must be the only label, as `as implicit-null`, and only for \
+             an incoming label",
+        ),
+        (
+            "100 as 110 via inet 192.0.2.1 backup as \
+             16/17/18/19/20/21/22/23/24/25/26/27/28/29/30/31/32 via inet 192.0.2.2",
+            "as 16/17/18/19/20/21/22/23/24/25/26/27/28/29/30/31/32",
+            "17 labels to push; at most 16 are supported",
+        ),
+        (
+            "100 as 110 via inet 192.0.2.1 backup encap mpls 300 via inet 192.0.2.2",
+            "encap mpls 300",
+            "`encap mpls` (`push`) is for a prefix; a label takes `as` (`swap`)",
+        ),
+        (
+            "10.0.0.0/8 encap mpls 110 via inet 192.0.2.1 backup as 300 via inet 192.0.2.2",
+            "as 300",
+            "a route for a prefix pushes labels: `10.0.0.0/8 encap mpls LABEL`",
+        ),
+        (
+            "10.0.0.0/8 encap mpls 110 via inet 192.0.2.1 backup encap mpls 300/2 via inet 192.0.2.2",
+            "encap mpls 300/2",
+            "label 2 as the last one says that it is not IPv4 beneath (RFC 3032 section 2.1); the explicit null of IPv4 is 0",
+        ),
+        (
+            "10.0.0.0/8 encap mpls 110 via inet 192.0.2.1 backup encap mpls 300 ttl 0 via inet 192.0.2.2",
+            "ttl 0",
+            "`0` is not a TTL: it is 1 to 255",
+        ),
+        (
+            "100 as 110 via inet 192.0.2.1 backup as 300 ttl 9 via inet 192.0.2.2",
+            "ttl",
+            "`ttl` is not `via` after `backup`, such as `backup via inet 192.0.2.1` or `backup as 300/100 via inet 192.0.2.1`",
+        ),
+        (
+            "100 as 110 via inet 192.0.2.1 backup as 300",
+            "",
+            "the line is incomplete: expected `via` after `backup`, such as `backup via inet 192.0.2.1` or `backup as 300/100 via inet 192.0.2.1`",
         ),
         (
             "100 via inet 192.0.2.1 backup via link 02:00:00:00:00:01",

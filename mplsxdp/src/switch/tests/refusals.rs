@@ -198,6 +198,7 @@ fn a_refused_request_changes_nothing() {
             adjacencies: 6,
             stacks: 3,
             groups: 2,
+            backups: 2,
             counter_slots: 4,
             prefixes: 3,
         };

@@ -31,8 +31,8 @@ use mplsxdp::route::{Action, NextHop, OutLabels, Owner, Route, RouteKey, Via};
 use mplsxdp::slowpath::xsk::{Receiver, TransmitError, Transmitter, XskPort};
 use mplsxdp::slowpath::{self, Options, Rate, Received, SlowPath, World};
 use mplsxdp_common::abi::{
-    Adjacency, DEFAULT_COUNTER_SLOTS, DEFAULT_GROUPS, DEFAULT_STACKS, MAX_LABELS, PortWord, Settings, TtlMode,
-    TtlPropagate,
+    Adjacency, DEFAULT_BACKUPS, DEFAULT_COUNTER_SLOTS, DEFAULT_GROUPS, DEFAULT_STACKS, MAX_LABELS, PortWord, Settings,
+    TtlMode, TtlPropagate,
 };
 use mplsxdp_common::wire::{Label, Mac};
 use mplsxdp_tests::rig::OBJECT as RIG;
@@ -171,6 +171,7 @@ impl Rig {
             labels: MAX_LABELS,
             stacks: DEFAULT_STACKS,
             groups: DEFAULT_GROUPS,
+            backups: DEFAULT_BACKUPS,
             counter_slots: DEFAULT_COUNTER_SLOTS,
         };
         let loader = Loader::new(sizes)?;

@@ -7,7 +7,7 @@ use mplsxdp_common::wire::Mac;
 use proptest::prelude::*;
 
 use super::*;
-use crate::route::{Action, Attributes, MAX_WEIGHT, NextHop, OutLabels, PassReason, Path};
+use crate::route::{Action, Attributes, Backup, MAX_WEIGHT, NextHop, OutLabels, PassReason, Path};
 
 fn label() -> impl Strategy<Value = Label> {
     (16..=Label::MAX.get()).prop_map(Label::from_low_bits)
@@ -60,14 +60,13 @@ fn next_hop() -> impl Strategy<Value = NextHop> {
     (via(), dev).prop_map(|(via, dev)| NextHop { via, dev })
 }
 
-/// With an action of this kind.
-fn paths(action: impl Strategy<Value = Action>) -> impl Strategy<Value = Vec<Path>> {
-    let path = (
-        action,
-        next_hop(),
-        prop::option::weighted(0.3, next_hop()),
-        1..=MAX_WEIGHT,
-    );
+/// With actions of these kinds, for next hops and for backups.
+fn paths(
+    action: impl Strategy<Value = Action>,
+    own: impl Strategy<Value = Action>,
+) -> impl Strategy<Value = Vec<Path>> {
+    let backup = (next_hop(), prop::option::of(own)).prop_map(|(next_hop, action)| Backup { next_hop, action });
+    let path = (action, next_hop(), prop::option::weighted(0.3, backup), 1..=MAX_WEIGHT);
     let path = path.prop_map(|(action, next_hop, backup, weight)| Path {
         next_hop: (!action.stays_here()).then_some(next_hop),
         backup: backup.filter(|_| !action.stays_here()),
@@ -83,17 +82,20 @@ fn paths(action: impl Strategy<Value = Action>) -> impl Strategy<Value = Vec<Pat
 }
 
 fn any_route() -> impl Strategy<Value = Route> {
-    let push = (out_labels(), any::<u8>()).prop_map(|(labels, ttl)| {
-        let ttl = NonZeroU8::new(ttl);
-        Action::Push { labels, ttl }
-    });
+    let push = || {
+        (out_labels(), any::<u8>()).prop_map(|(labels, ttl)| {
+            let ttl = NonZeroU8::new(ttl);
+            Action::Push { labels, ttl }
+        })
+    };
+    let own = prop_oneof![4 => out_labels().prop_map(Action::Swap), 1 => Just(Action::PenultimatePop)];
     let table = prop_oneof![Just(None), Just(Some(254)), (1..=u32::MAX).prop_map(Some)];
     let fec = (prefix(), table).prop_map(|(prefix, table)| Fec::new(prefix, table.map(RoutingTable)));
     let what = prop_oneof![
-        (label().prop_map(RouteKey::Label), paths(label_action())),
+        (label().prop_map(RouteKey::Label), paths(label_action(), own)),
         (
             fec.prop_map(RouteKey::Prefix),
-            paths(prop_oneof![4 => push, 1 => pass()])
+            paths(prop_oneof![4 => push(), 1 => pass()], push())
         ),
     ];
     let propagate = prop_oneof![

@@ -1,5 +1,5 @@
 //! What the switch can do: the rate of each operation in [`forwarding`], of exceptions in [`exceptions`], how long a
-//! failover takes in [`failover`], what changes of routes take in [`control`], and how fast routes of a routing daemon get
+//! failover takes in [`failover`], how many frames one costs in [`reroute`], what changes of routes take in [`control`], and how fast routes of a routing daemon get
 //! into the tables in [`fpm`].
 
 mod control;
@@ -9,6 +9,7 @@ mod forwarding;
 mod fpm;
 mod generator;
 mod plot;
+mod reroute;
 mod rows;
 mod scheduled;
 mod spread;
@@ -35,6 +36,8 @@ enum Section {
     Exceptions(exceptions::Arguments),
     /// Measures how long a failover takes, and how long each request holds up the others.
     Failover(failover::Arguments),
+    /// Counts the frames that a failed link costs labels whose backups have labels of their own.
+    Reroute(reroute::Arguments),
     /// Measures what it costs, and gains, to hand frames to another CPU.
     Spread(spread::Arguments),
     /// Draws a plot of tables that were measured.
@@ -50,6 +53,7 @@ fn main() -> Result<()> {
         Some(Section::Control(arguments)) => control::run(arguments),
         Some(Section::Exceptions(arguments)) => exceptions::run(arguments),
         Some(Section::Failover(arguments)) => failover::run(arguments),
+        Some(Section::Reroute(arguments)) => reroute::run(arguments),
         Some(Section::Spread(arguments)) => spread::run(arguments),
         Some(Section::Plot(arguments)) => plot::run(arguments),
         Some(Section::Fpm(arguments)) => fpm::run(arguments),

@@ -320,7 +320,7 @@ fn by_routes(name: &str, frames: Vec<Vec<u8>>, states: &[&[&str]], count: u64) {
 
 fn share() -> u64 {
     /// How many tests there are.
-    const TESTS: u64 = 8;
+    const TESTS: u64 = 10;
     variable("MPLSXDP_TORN_FRAMES", DEFAULT_FRAMES).div_ceil(TESTS)
 }
 
@@ -352,6 +352,59 @@ fn stacks() {
     let states: Vec<[&str; 1]> = lines.iter().map(|line| [line.as_str()]).collect();
     let states: Vec<&[&str]> = states.iter().map(|state| &state[..]).collect();
     by_routes("stacks", vec![labelled_frame(100, 0)], &states, share());
+}
+
+/// Next hops with backups that have labels of their own, in pairs that take each other's places.
+#[test]
+fn backups() {
+    let states = [
+        format!("100 as 110 {A} backup as 300/301 {B}"),
+        format!("100 as 120/121 {C} backup as 310 {A}"),
+        format!("100 as implicit-null {B} backup as 320/321/322 {C}"),
+        format!("100 as 140 {B}"),
+    ];
+    // The next hops stay in use: a new one is not resolved at first.
+    let kept = [
+        format!("101 as 150 {A} backup as 350 {B}"),
+        format!("102 as 151 {B} backup as 351 {C}"),
+        format!("103 as 152 {C} backup as 352 {A}"),
+    ];
+    let states = states
+        .each_ref()
+        .map(|state| Vec::from_iter(std::iter::once(state).chain(&kept).map(String::as_str)));
+    let states = states.each_ref().map(Vec::as_slice);
+    by_routes("backups", vec![labelled_frame(100, 0)], &states, share());
+}
+
+/// The next hop of a pair moves between ports, and so does its backup while that gets the frames.
+#[test]
+fn pairs() {
+    let (mut switch, program) = Switch::new(1024);
+    let mut runner = Runner::new(program);
+    switch.set_lines(&[
+        &format!("100 as 110 {A} backup as 300/301 {B}"),
+        &format!("101 as 120/121 {A} backup as 310 {B}"),
+    ]);
+    let reaches =
+        |own: (&str, Mac), other: (&str, Mac)| [own, other].map(|(dev, to)| Reach::Resolved(adjacency(dev, to)));
+    let (a, b) = (
+        reaches(("a", mac_of(A)), ("c", mac_of(C))),
+        reaches(("b", mac_of(B)), ("c", mac_of(C))),
+    );
+    for (name, states) in [("a", a), ("b", b)] {
+        if name == "b" {
+            switch.set_next_hop("a", Reach::Unresolved);
+        }
+        let mut expected = Expected::new(vec![labelled_frame(100, 0), labelled_frame(101, 0)]);
+        for state in states {
+            switch.set_next_hop(name, state);
+            expected.learn(&mut runner);
+            switch.settle();
+        }
+        expected.check("pairs", &mut switch, &mut runner, share(), &mut |switch, number| {
+            switch.set_next_hop(name, states[number % 2]);
+        });
+    }
 }
 
 /// The flows are spread over members that come, go and get other weights and labels.

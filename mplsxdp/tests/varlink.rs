@@ -204,6 +204,7 @@ fn next_hop() -> NextHopState {
         redirect_lost: true,
         routes: 1,
         backup: Some(backup_state()),
+        own_backups: true,
         kernel: Some(kernel_neighbor()),
     }
 }

@@ -631,7 +631,7 @@ mod tests {
     #[test]
     fn what_load_takes() {
         let line = "load --iface eth1 --iface eth2 --tx-only eth3 --instance pe1 -n r1 --mode generic --labels 4096 \
-                    --counter-slots 1 --stacks 5 --groups 6 --backups 7 --hash-seed 0 --ttl-propagate linux --tunnel-ttl 9 --tc-propagate --log-exceptions=false --wait --persist --guard --no-readopt --fix-peers \
+                    --counter-slots 1 --stacks 5 --groups 6 --backups 7 --backup-hold 500ms --hash-seed 0 --ttl-propagate linux --tunnel-ttl 9 --tc-propagate --log-exceptions=false --wait --persist --guard --no-readopt --fix-peers \
                     --local --unknown pass --icmp-via lsp --icmp-source 192.0.2.1 --icmp-source 2001:db8::1 \
                     --icmp-rate 0 --icmp-source-rate 7 --prefer kernel=5 --prefer fpm=255 --hold 1024 --punt-rate 1000000000 --config f.toml -vv";
         let cli = parse(line).unwrap();
@@ -657,6 +657,7 @@ mod tests {
                 stacks: Number::new(5).unwrap(),
                 groups: Number::new(6).unwrap(),
                 backups: Number::new(7).unwrap(),
+                backup_hold: Some("500ms".parse().unwrap()),
                 hash_seed: Number::new(0),
                 ttl_propagate: Some(TtlPropagation::Linux),
                 tunnel_ttl: Number::new(9),

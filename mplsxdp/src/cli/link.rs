@@ -308,7 +308,8 @@ pub fn next_hop(next_hop: &NextHopState) -> String {
         .as_deref()
         .map(|lladdr| format!("lladdr {lladdr} "))
         .unwrap_or_default();
-    let backup = next_hop.backup.as_ref().map(backup).unwrap_or_default();
+    let own = if next_hop.own_backups { " own-backups" } else { "" };
+    let backup = next_hop.backup.as_ref().map_or_else(|| own.to_owned(), backup);
     format!(
         "{dev}{lladdr}{}{}{backup}",
         next_hop.state,

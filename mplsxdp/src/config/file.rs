@@ -287,6 +287,7 @@ mod tests {
             stacks = 200
             groups = 300
             backups = 400
+            backup-hold = "2s"
             hash-seed = 4294967295
             sync = ["kernel", "fpm:2621"]
             sync-table = ["main", "1000", "red"]
@@ -321,7 +322,7 @@ mod tests {
             checksum: None,
         };
         let file = parse("f.toml", text).unwrap();
-        assert_eq!(file.routes[1].place.to_string(), "f.toml:44:17");
+        assert_eq!(file.routes[1].place.to_string(), "f.toml:45:17");
         let config = file.clone().check().unwrap();
         assert_eq!(
             config.options,
@@ -350,6 +351,7 @@ mod tests {
                 stacks: Number::new(200).unwrap(),
                 groups: Number::new(300).unwrap(),
                 backups: Number::new(400).unwrap(),
+                backup_hold: Some("2s".parse().unwrap()),
                 hash_seed: Number::new(u32::MAX.into()),
                 sync: vec!["kernel".parse().unwrap(), "fpm:127.0.0.1:2621".parse().unwrap()],
                 sync_table: ["main", "1000", "red"].map(|table| table.parse().unwrap()).to_vec(),
@@ -534,7 +536,7 @@ instance = "../up"
                 "f.toml:3:10: `stacks`: invalid type: string \"many\", expected a number, 1 to 1048576",
                 "f.toml:4:14: `tunnel-ttl`: invalid value: integer `256`, expected a number, 1 to 255",
                 "f.toml:5:8: `mode`: unknown variant `fast`, expected `native` or `generic`",
-                "f.toml:6:1: unknown key `mtu`; the keys are accept-labels, backups, checksum, counter-slots, dscp-map, fix-peers, groups, guard, hash-seed, hold, \
+                "f.toml:6:1: unknown key `mtu`; the keys are accept-labels, backup-hold, backups, checksum, counter-slots, dscp-map, fix-peers, groups, guard, hash-seed, hold, \
                  icmp-rate, icmp-source, icmp-source-rate, icmp-via, iface, instance, kernel-route, labels, local, \
                  log-exceptions, mode, mpls-mtu, mpls-off, netns, no-readopt, persist, prefer, punt-rate, routes-file, stacks, sync, sync-quiet, sync-table, tc-map, tc-propagate, \
                  ttl-propagate, tunnel-ttl, tx-only, unknown, verbose, wait, xconnect, routes",

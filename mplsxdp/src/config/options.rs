@@ -109,6 +109,9 @@ pub struct Options {
     /// How many different pairs of a next hop and a backup with labels of its own routes can have.
     #[arg(long, value_name = "N")]
     pub backups: Number<u32, 1, MAX_INDEX>,
+    /// How long a next hop that is back must stay reachable before its frames leave its backups [default: at once].
+    #[arg(long, value_name = "TIME")]
+    pub backup_hold: Option<Span>,
     /// The start value of the hash that spreads flows over next hops [default: random at each load].
     #[arg(long, value_name = "N")]
     pub hash_seed: Option<Number<u32, 0, { u32::MAX }>>,
@@ -197,6 +200,7 @@ impl Default for Options {
             stacks: Number(DEFAULT_STACKS),
             groups: Number(DEFAULT_GROUPS),
             backups: Number(DEFAULT_BACKUPS),
+            backup_hold: None,
             hash_seed: None,
             sync: Vec::new(),
             sync_table: Vec::new(),

@@ -177,6 +177,8 @@ pub struct NextHopState {
     pub routes: u64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub backup: Option<BackupState>,
+    /// Its routes have backups with labels of their own.
+    pub own_backups: bool,
     /// `None` if the call did not ask for it, or if the kernel has no entry.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kernel: Option<KernelNeighbor>,

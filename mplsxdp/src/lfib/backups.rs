@@ -1,7 +1,7 @@
 //! The pairs of a next hop and a backup that has labels of its own. Equal pairs are shared. This is bookkeeping only: the
 //! LFIB writes the entries.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 
 use mplsxdp_common::abi::RouteEntry;
@@ -37,6 +37,8 @@ impl Pair {
 pub struct Backups {
     shared: Interner<Pair>,
     by_next_hop: BTreeSet<(NextHopId, u32)>,
+    /// By a next hop and a backup, how many pairs have both.
+    both: BTreeMap<(NextHopId, NextHopId), usize>,
 }
 
 impl Backups {
@@ -44,6 +46,7 @@ impl Backups {
         Self {
             shared: Interner::new(capacity),
             by_next_hop: BTreeSet::new(),
+            both: BTreeMap::new(),
         }
     }
 
@@ -53,6 +56,7 @@ impl Backups {
         let (slot, is_new) = self.shared.take(&pair)?;
         if is_new {
             self.by_next_hop.extend(pair.next_hops().map(|id| (id, slot)));
+            *self.both.entry(pair.next_hops().into()).or_default() += 1;
         }
         Some((slot, is_new))
     }
@@ -65,6 +69,19 @@ impl Backups {
         for id in pair.next_hops() {
             self.by_next_hop.remove(&(id, slot));
         }
+        let both = pair.next_hops().into();
+        if let Some(pairs) = self.both.get_mut(&both) {
+            *pairs -= 1;
+            if *pairs == 0 {
+                self.both.remove(&both);
+            }
+        }
+    }
+
+    /// The backups that pairs have for this next hop.
+    pub fn of(&self, next_hop: NextHopId) -> impl Iterator<Item = NextHopId> {
+        let range = (next_hop, NextHopId(0))..=(next_hop, NextHopId(u16::MAX));
+        self.both.range(range).map(|(&(_, backup), _)| backup)
     }
 
     pub fn get(&self, slot: u32) -> Option<Pair> {
@@ -146,9 +163,11 @@ mod tests {
             [3, 4, u16::MAX, 5].map(|id| with(&backups, id)),
             [vec![0, 1, 2], vec![1, 2], vec![0], vec![]]
         );
+        let of = |backups: &Backups, id| Vec::from_iter(backups.of(NextHopId(id)).map(|id| id.0));
+        assert_eq!([3, 4, u16::MAX].map(|id| of(&backups, id)), [vec![4], vec![], vec![3]]);
         backups.drop_user(0);
         assert_eq!(with(&backups, u16::MAX), [0]);
         (0..3).for_each(|slot| backups.drop_user(slot));
-        assert!(backups.by_next_hop.is_empty() && backups.shared.is_empty());
+        assert!(backups.by_next_hop.is_empty() && backups.both.is_empty() && backups.shared.is_empty());
     }
 }

@@ -11,7 +11,7 @@ use mplsxdp_common::wire::Label;
 use super::backups::Pair;
 use super::fecs::Families;
 use super::groups::{Before, Member};
-use super::next_hops::NextHopId;
+use super::next_hops::{NextHopId, Protection};
 use super::plan::{Budget, Change, Keys, Progress};
 use super::{Installed, Lfib, uses_next_hop};
 use crate::dataplane::{TableError, Tables};
@@ -113,11 +113,11 @@ impl ChangeError {
 pub struct NextHopSearch {
     /// How many routes have been searched.
     at: usize,
-    /// The next hops that were looked at, with their backups.
-    seen: HashMap<NextHop, Vec<Option<NextHop>>>,
-    /// What needs a slot: a next hop with its backup, and the backup on its own.
-    wanted: HashSet<(NextHop, Option<NextHop>)>,
-    new: Vec<(usize, NextHop, Option<NextHop>)>,
+    /// The next hops that were looked at, with their protections.
+    seen: HashMap<NextHop, Vec<Protection<NextHop>>>,
+    /// What needs a slot: a next hop with its protection, and its backup on its own.
+    wanted: HashSet<(NextHop, Protection<NextHop>)>,
+    new: Vec<(usize, NextHop, Protection<NextHop>)>,
     /// The part of `new` that was taken ahead of its routes.
     ahead: Vec<Option<NextHopId>>,
     leads_here: bool,
@@ -132,8 +132,8 @@ impl NextHopSearch {
     /// What was found with this index, if there is as much: a next hop and its backup, with the index of the first route
     /// that has them.
     pub fn found(&self, at: usize) -> Option<(usize, &NextHop, Option<&NextHop>)> {
-        let (index, next_hop, backup) = self.new.get(at)?;
-        Some((*index, next_hop, backup.as_ref()))
+        let (index, next_hop, protection) = self.new.get(at)?;
+        Some((*index, next_hop, protection.as_ref().backup()))
     }
 }
 
@@ -174,11 +174,12 @@ impl<T: Tables> Lfib<T> {
         while let Some((_, route)) = change.route(search.at) {
             for path in route.paths() {
                 search.leads_here |= path.action == Action::Local;
-                let alike = path.backup_alike();
-                let with_backup = path.next_hop.iter().map(|next_hop| (next_hop, alike));
-                let alone = path.next_hops().skip(1).map(|backup| (backup, None));
-                for (next_hop, backup) in with_backup.chain(alone.filter(|_| alike.is_none())) {
-                    self.look_for(search, next_hop, backup);
+                let protection = protection_of(path);
+                let own = path.backup.as_ref().filter(|_| protection == Protection::OwnLabels);
+                let own = own.map(|backup| (&backup.next_hop, Protection::Nothing));
+                let next_hop = path.next_hop.iter().map(|next_hop| (next_hop, protection));
+                for (next_hop, protection) in next_hop.chain(own) {
+                    self.look_for(search, next_hop, protection);
                     if search.wanted.len() > room {
                         return Err(self.no_room_for_next_hop(search.at));
                     }
@@ -192,28 +193,33 @@ impl<T: Tables> Lfib<T> {
         Ok(true)
     }
 
-    /// Notes a next hop with this backup if it is not in use.
-    fn look_for(&self, search: &mut NextHopSearch, next_hop: &NextHop, backup: Option<&NextHop>) {
+    /// Notes a next hop with this protection if it is not in use.
+    fn look_for(&self, search: &mut NextHopSearch, next_hop: &NextHop, protection: Protection<&NextHop>) {
         let seen = search.seen.get(next_hop);
-        if seen.is_some_and(|backups| backups.iter().any(|seen| seen.as_ref() == backup)) {
+        if seen.is_some_and(|seen| seen.iter().any(|seen| seen.as_ref() == protection)) {
             return;
         }
-        search.seen.entry(next_hop.clone()).or_default().push(backup.cloned());
-        if self.next_hops.is_known(next_hop, backup) {
+        let owned = protection.map(NextHop::clone);
+        let seen = search.seen.entry(next_hop.clone()).or_default();
+        seen.push(owned.clone());
+        if self.next_hops.is_known(next_hop, protection) {
             return;
         }
-        let alone = backup.filter(|backup| !self.next_hops.is_known(backup, None));
-        search.wanted.extend(alone.map(|backup| (backup.clone(), None)));
-        search.wanted.insert((next_hop.clone(), backup.cloned()));
-        search.new.push((search.at, next_hop.clone(), backup.cloned()));
+        let is_known = |backup: &&NextHop| self.next_hops.is_known(backup, Protection::Nothing);
+        let alone = protection.backup().filter(|backup| !is_known(backup));
+        search
+            .wanted
+            .extend(alone.map(|backup| (backup.clone(), Protection::Nothing)));
+        search.wanted.insert((next_hop.clone(), owned.clone()));
+        search.new.push((search.at, next_hop.clone(), owned));
     }
 
     /// Takes the next hops that were found, so that they can be resolved before their routes are installed.
     /// [`Lfib::let_go`] releases those that no route uses. Returns whether all are taken.
     pub fn take_ahead(&mut self, search: &mut NextHopSearch, budget: &mut Budget<'_>) -> bool {
-        while let Some((_, next_hop, backup)) = search.new.get(search.ahead.len()) {
+        while let Some((_, next_hop, protection)) = search.new.get(search.ahead.len()) {
             // If there is no more room, the change itself will be refused.
-            let slot = self.next_hops.take(next_hop, backup.as_ref());
+            let slot = self.next_hops.take(next_hop, protection.as_ref());
             if let Some(slot) = slot {
                 self.note_backup(slot);
             }
@@ -369,8 +375,9 @@ impl<T: Tables> Lfib<T> {
     ) -> Result<RouteEntry, ChangeError> {
         let with_name = |next_hop| with_new_name(next_hop, renamed);
         let next_hop = path.next_hop.as_ref().map(with_name);
-        let alike = path.backup_alike().map(with_name);
-        let primary = self.take_entry(index, &path.action, next_hop.as_deref(), alike.as_deref(), ttl)?;
+        let protection = protection_of(path).map(with_name);
+        let protection = protection.as_ref().map(|backup| &**backup);
+        let primary = self.take_entry(index, &path.action, next_hop.as_deref(), protection, ttl)?;
         let Some(Backup {
             next_hop,
             action: Some(action),
@@ -378,7 +385,8 @@ impl<T: Tables> Lfib<T> {
         else {
             return Ok(primary);
         };
-        let backup = self.take_entry(index, action, Some(&with_name(next_hop)), None, ttl);
+        let alone = Protection::Nothing;
+        let backup = self.take_entry(index, action, Some(&with_name(next_hop)), alone, ttl);
         let backup = backup.inspect_err(|_| self.drop_shares(primary))?;
         self.take_pair(index, [primary, backup]).inspect_err(|_| {
             self.drop_shares(backup);
@@ -386,19 +394,19 @@ impl<T: Tables> Lfib<T> {
         })
     }
 
-    /// The entry of an action and a next hop, if it has one; `alike` is the backup that gets the same labels.
+    /// The entry of an action and a next hop, if it has one.
     fn take_entry(
         &mut self,
         index: usize,
         action: &Action,
         next_hop: Option<&NextHop>,
-        alike: Option<&NextHop>,
+        protection: Protection<&NextHop>,
         ttl: TtlPropagate,
     ) -> Result<RouteEntry, ChangeError> {
         let slot = match next_hop {
             None => 0,
             Some(next_hop) => {
-                let slot = self.next_hops.take(next_hop, alike);
+                let slot = self.next_hops.take(next_hop, protection);
                 let slot = slot.ok_or_else(|| self.no_room_for_next_hop(index))?;
                 self.note_backup(slot);
                 slot
@@ -625,6 +633,15 @@ impl<T: Tables> Lfib<T> {
         if uses_next_hop(entry) {
             self.next_hops.drop_user(entry.next_hop());
         }
+    }
+}
+
+/// What stands in for the next hop of `path`.
+fn protection_of(path: &Path) -> Protection<&NextHop> {
+    match &path.backup {
+        None => Protection::Nothing,
+        Some(Backup { next_hop, action: None }) => Protection::Backup(next_hop),
+        Some(Backup { action: Some(_), .. }) => Protection::OwnLabels,
     }
 }
 

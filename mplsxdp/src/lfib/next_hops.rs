@@ -1,6 +1,7 @@
 //! The next hops that routes use. Each has one slot in the adjacency table, which all its routes share. A next hop with
 //! a backup is a different one from the same without, because its adjacency names the backup. The backup is a next hop
-//! of its own, and has the other as a user. This is bookkeeping only.
+//! of its own, and has the other as a user. A next hop whose backups have labels of their own is a third one: when it is
+//! back, its frames may stay with the backups for a while. This is bookkeeping only.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Bound;
@@ -13,17 +14,54 @@ use crate::route::{NextHop, Via};
 /// The position of a next hop in the list: by its name, then by that of its backup.
 pub type Position = (NextHop, Option<NextHop>, NextHopId);
 
+/// What stands in for a next hop that cannot be reached.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Protection<N> {
+    Nothing,
+    /// A next hop that gets frames with the same labels.
+    Backup(N),
+    /// Backups that get frames with labels of their own. Routes with the same next hop may have different ones.
+    OwnLabels,
+}
+
+impl<N> Protection<N> {
+    pub fn map<M>(self, name: impl FnOnce(N) -> M) -> Protection<M> {
+        match self {
+            Self::Nothing => Protection::Nothing,
+            Self::Backup(next_hop) => Protection::Backup(name(next_hop)),
+            Self::OwnLabels => Protection::OwnLabels,
+        }
+    }
+
+    pub fn backup(self) -> Option<N> {
+        match self {
+            Self::Backup(next_hop) => Some(next_hop),
+            Self::Nothing | Self::OwnLabels => None,
+        }
+    }
+
+    pub fn as_ref(&self) -> Protection<&N> {
+        match self {
+            Self::Nothing => Protection::Nothing,
+            Self::Backup(next_hop) => Protection::Backup(next_hop),
+            Self::OwnLabels => Protection::OwnLabels,
+        }
+    }
+}
+
 /// A next hop and its users.
 #[derive(Debug)]
 struct Entry {
     next_hop: NextHop,
-    backup: Option<NextHopId>,
+    protection: Protection<NextHopId>,
     slot: u16,
     users: usize,
     /// It cannot be reached, and is not being resolved.
     out: bool,
     /// Its neighbour's MAC address is known.
     resolved: bool,
+    /// It was known at some time.
+    was_resolved: bool,
     /// It came into use, and that change has not been taken yet.
     is_news: bool,
 }
@@ -39,8 +77,8 @@ pub enum NextHopChange {
 #[derive(Debug)]
 pub struct NextHops {
     entries: HashMap<NextHopId, Entry>,
-    /// One id for each of its backups. There are equal entries if a port was renamed to a name that others waited for.
-    by_next_hop: HashMap<NextHop, HashMap<Option<NextHopId>, NextHopId>>,
+    /// One id for each of its protections. There are equal entries if a port was renamed to a name that others waited for.
+    by_next_hop: HashMap<NextHop, HashMap<Protection<NextHopId>, NextHopId>>,
     in_order: BTreeSet<Position>,
     by_slot: Vec<Option<NextHopId>>,
     /// By a backup, the next hops that have it.
@@ -67,40 +105,48 @@ impl NextHops {
         }
     }
 
-    /// Whether `next_hop` with this backup is in use.
-    pub fn is_known(&self, next_hop: &NextHop, backup: Option<&NextHop>) -> bool {
-        match backup.map(|backup| self.find(backup, None)) {
-            None => self.find(next_hop, None).is_some(),
-            Some(None) => false,
-            Some(backup) => self.find(next_hop, backup).is_some(),
-        }
+    /// Whether `next_hop` with this protection is in use.
+    pub fn is_known(&self, next_hop: &NextHop, protection: Protection<&NextHop>) -> bool {
+        let protection = match protection {
+            Protection::Nothing => Protection::Nothing,
+            Protection::OwnLabels => Protection::OwnLabels,
+            Protection::Backup(backup) => match self.find(backup, Protection::Nothing) {
+                Some(id) => Protection::Backup(id),
+                None => return false,
+            },
+        };
+        self.find(next_hop, protection).is_some()
     }
 
-    /// Whether `next_hop` is in use, with any backup or none.
+    /// Whether `next_hop` is in use, with any protection or none.
     pub fn is_in_use(&self, next_hop: &NextHop) -> bool {
         self.by_next_hop.contains_key(next_hop)
     }
 
-    /// `next_hop`, with any backup that it is in use with.
+    /// `next_hop`, with any protection that it is in use with.
     pub fn any_of(&self, next_hop: &NextHop) -> Option<NextHopId> {
         self.by_next_hop.get(next_hop)?.values().next().copied()
     }
 
-    fn find(&self, next_hop: &NextHop, backup: Option<NextHopId>) -> Option<NextHopId> {
-        self.by_next_hop.get(next_hop)?.get(&backup).copied()
+    fn find(&self, next_hop: &NextHop, protection: Protection<NextHopId>) -> Option<NextHopId> {
+        self.by_next_hop.get(next_hop)?.get(&protection).copied()
     }
 
-    /// The slot of `next_hop` with this backup, with one more user; `None` if all slots are taken.
-    pub fn take(&mut self, next_hop: &NextHop, backup: Option<&NextHop>) -> Option<u16> {
-        let backup = match backup {
+    /// The slot of `next_hop` with this protection, with one more user; `None` if all slots are taken.
+    pub fn take(&mut self, next_hop: &NextHop, protection: Protection<&NextHop>) -> Option<u16> {
+        let backup = match protection.backup() {
             None => None,
             Some(backup) => {
-                let slot = self.take(backup, None)?;
+                let slot = self.take(backup, Protection::Nothing)?;
                 Some((self.id_at(slot)?, slot))
             }
         };
-        let backup_id = backup.map(|(id, _)| id);
-        let found = self.find(next_hop, backup_id);
+        let protection = match (protection, backup) {
+            (Protection::OwnLabels, _) => Protection::OwnLabels,
+            (_, Some((id, _))) => Protection::Backup(id),
+            (_, None) => Protection::Nothing,
+        };
+        let found = self.find(next_hop, protection);
         if let Some(entry) = found.and_then(|id| self.entries.get_mut(&id)) {
             entry.users += 1;
             let slot = entry.slot;
@@ -121,18 +167,19 @@ impl NextHops {
             id,
             Entry {
                 next_hop: next_hop.clone(),
-                backup: backup_id,
+                protection,
                 slot,
                 users: 1,
                 out: false,
                 resolved: false,
+                was_resolved: false,
                 is_news: true,
             },
         );
         let named = self.by_next_hop.entry(next_hop.clone()).or_default();
-        named.insert(backup_id, id);
+        named.insert(protection, id);
         self.in_order.extend(self.position(id));
-        if let Some(backup) = backup_id {
+        if let Some(backup) = protection.backup() {
             self.protected.entry(backup).or_default().insert(id);
         }
         self.set_id_at(slot, Some(id));
@@ -157,14 +204,14 @@ impl NextHops {
             self.in_order.remove(&position);
         }
         let removed = self.entries.remove(&id);
-        let backup = removed.as_ref().and_then(|entry| self.slot(entry.backup?));
+        let backup = removed.as_ref().and_then(|entry| self.slot(entry.protection.backup()?));
         // It may not be `slot`, if the next hop has moved away from that.
         let freed = removed.as_ref().map(|entry| entry.slot);
         let mut is_news = false;
         if let Some(entry) = removed {
             self.resolved -= usize::from(entry.resolved);
             is_news = entry.is_news;
-            if let Some(backup) = entry.backup
+            if let Some(backup) = entry.protection.backup()
                 && let Some(protected) = self.protected.get_mut(&backup)
             {
                 protected.remove(&id);
@@ -173,8 +220,8 @@ impl NextHops {
                 }
             }
             if let Some(named) = self.by_next_hop.get_mut(&entry.next_hop) {
-                if named.get(&entry.backup) == Some(&id) {
-                    named.remove(&entry.backup);
+                if named.get(&entry.protection) == Some(&id) {
+                    named.remove(&entry.protection);
                 }
                 if named.is_empty() {
                     self.by_next_hop.remove(&entry.next_hop);
@@ -209,7 +256,7 @@ impl NextHops {
         self.by_next_hop.clear();
         for (&id, entry) in &self.entries {
             let named = self.by_next_hop.entry(entry.next_hop.clone()).or_default();
-            named.insert(entry.backup, id);
+            named.insert(entry.protection, id);
         }
         let positions = self.entries.keys().filter_map(|&id| self.position(id));
         self.in_order = positions.collect();
@@ -217,7 +264,7 @@ impl NextHops {
 
     fn position(&self, id: NextHopId) -> Option<Position> {
         let entry = self.entries.get(&id)?;
-        let backup = entry.backup.and_then(|backup| self.get(backup));
+        let backup = entry.protection.backup().and_then(|backup| self.get(backup));
         Some((entry.next_hop.clone(), backup.cloned(), id))
     }
 
@@ -265,7 +312,13 @@ impl NextHops {
             self.resolved -= usize::from(entry.resolved);
             self.resolved += usize::from(resolved);
             entry.resolved = resolved;
+            entry.was_resolved |= resolved;
         }
+    }
+
+    /// Whether the neighbour's MAC address is or was known.
+    pub fn was_resolved(&self, id: NextHopId) -> bool {
+        self.entries.get(&id).is_some_and(|entry| entry.was_resolved)
     }
 
     #[cfg(test)]
@@ -317,7 +370,14 @@ impl NextHops {
     }
 
     pub fn backup(&self, id: NextHopId) -> Option<NextHopId> {
-        self.entries.get(&id)?.backup
+        self.protection(id).backup()
+    }
+
+    /// What stands in for it.
+    pub fn protection(&self, id: NextHopId) -> Protection<NextHopId> {
+        self.entries
+            .get(&id)
+            .map_or(Protection::Nothing, |entry| entry.protection)
     }
 
     /// The next hops that have this one as their backup.
@@ -349,7 +409,7 @@ impl NextHops {
     #[cfg(test)]
     pub fn list(&self) -> Vec<(NextHopId, &NextHop)> {
         let mut list: Vec<_> = self.entries.iter().map(|(&id, entry)| (id, &entry.next_hop)).collect();
-        list.sort_by_key(|&(id, next_hop)| (next_hop, self.backup(id).and_then(|backup| self.get(backup))));
+        list.sort_by_key(|&(id, next_hop)| (next_hop, self.backup(id).and_then(|backup| self.get(backup)), id));
         list
     }
 
@@ -368,7 +428,7 @@ impl NextHops {
             .map(|&(.., id)| id)
     }
 
-    /// All next hops in use; one with several backups appears once for each.
+    /// All next hops in use; one with several protections appears once for each.
     pub fn iter(&self) -> impl Iterator<Item = &NextHop> {
         self.entries.values().map(|entry| &entry.next_hop)
     }
@@ -425,10 +485,13 @@ mod tests {
             dev: None,
         };
         for last in [7, 3, 9, 1] {
-            all.take(&hop(last), None).unwrap();
-            all.take(&hop(last), Some(&hop(200 - last))).unwrap();
+            all.take(&hop(last), Protection::Nothing).unwrap();
+            all.take(&hop(last), Protection::Backup(&hop(200 - last))).unwrap();
         }
-        let gone = all.find(&hop(9), None).and_then(|id| all.slot(id)).unwrap();
+        let gone = all
+            .find(&hop(9), Protection::Nothing)
+            .and_then(|id| all.slot(id))
+            .unwrap();
         assert!(all.drop_user(gone));
         all.rename_devices(&HashMap::new());
         let named: Vec<NextHopId> = all.with_name(hop(7).via).collect();

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use mplsxdp_common::abi::{Adjacency, Domain, RouteEntry};
 
 use super::ftn::Write;
-use super::next_hops::NextHopId;
+use super::next_hops::{NextHopId, Protection};
 use super::pass::Wanted;
 use super::plan::Budget;
 use super::{Installed, Lfib, uses_next_hop};
@@ -200,6 +200,24 @@ impl<T: Tables> Lfib<T> {
     pub fn is_reached(&self, id: NextHopId) -> bool {
         let slot = self.next_hops.slot(id);
         slot.is_some_and(|slot| self.tables.adjacency(slot).is_resolved())
+    }
+
+    /// Whether a next hop is back, and all of its backups get its frames until they return.
+    pub fn may_return_later(&self, id: NextHopId) -> bool {
+        let is_back = self.next_hops.was_resolved(id) && !self.is_reached(id) && !self.is_resolving(id);
+        is_back && self.has_stand_ins(id)
+    }
+
+    /// Whether a next hop has backups, and all of them can be reached.
+    pub fn has_stand_ins(&self, id: NextHopId) -> bool {
+        match self.next_hops.protection(id) {
+            Protection::Nothing => false,
+            Protection::Backup(backup) => self.is_reached(backup),
+            Protection::OwnLabels => {
+                let mut backups = self.backups.of(id).peekable();
+                backups.peek().is_some() && backups.all(|backup| self.is_reached(backup))
+            }
+        }
     }
 
     /// Flows return to these, whose adjacencies are back.

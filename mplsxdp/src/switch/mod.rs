@@ -22,6 +22,7 @@ mod owners;
 mod ports;
 mod reachability;
 mod report;
+mod returning;
 mod routes;
 mod saving;
 #[cfg(test)]
@@ -67,6 +68,7 @@ pub use handover::Situation;
 pub use load::ConfigurationError;
 use ports::Work;
 use report::RouteList;
+use returning::Returning;
 use routes::{Origin, RouteChange, RouteChanges};
 use saving::Saving;
 pub use saving::Wanted;
@@ -364,6 +366,10 @@ pub struct Switch<T> {
     failed_links: BTreeSet<u32>,
     /// Ports have changed, and the adjacencies of the next hops after this one are still to be rewritten.
     republishing: Option<Option<NextHopId>>,
+    /// Next hops whose frames are about to leave their backups.
+    returning: Returning,
+    /// The time of the input that is handled.
+    now: Instant,
     /// Changes of next hops that are still to be logged.
     unlogged: VecDeque<(NextHop, HopState)>,
     effects: VecDeque<Effect>,
@@ -398,6 +404,8 @@ impl<T: Tables> Switch<T> {
             work: Work::default(),
             failed_links: BTreeSet::new(),
             republishing: None,
+            returning: Returning::default(),
+            now,
             unlogged: VecDeque::new(),
             lfib: Lfib::new(tables),
             effects: VecDeque::new(),
@@ -444,6 +452,7 @@ impl<T: Tables> Switch<T> {
 
     /// Handles one input. Its effects are in [`Switch::take_effect`].
     pub fn handle(&mut self, input: Input, now: Instant) {
+        self.now = now;
         match input {
             Input::Start => self.start(now),
             Input::Call(call) => self.answer(call, now),
@@ -516,6 +525,7 @@ impl<T: Tables> Switch<T> {
 
     /// Takes one such step, which ends soon after `is_over` returns true.
     pub fn step(&mut self, now: Instant, is_over: &mut dyn FnMut() -> bool) {
+        self.now = now;
         let awaits_room = self.lfib.awaits_room();
         if self.lfib.has_stale_groups() {
             self.lfib.follow_groups(&mut Budget::new(usize::MAX, is_over));
@@ -565,6 +575,7 @@ impl<T: Tables> Switch<T> {
             .chain(audit)
             .chain(takeover)
             .chain(self.unconfirmed)
+            .chain(self.returning.next_deadline())
             .min()
     }
 
@@ -572,6 +583,7 @@ impl<T: Tables> Switch<T> {
         let mut actions = Vec::new();
         self.resolver.poll(now, &mut actions);
         self.perform(actions);
+        self.return_due(now);
         self.audit_if_due(now);
         self.undo_if_unconfirmed(now);
         if self.work.is_idle()

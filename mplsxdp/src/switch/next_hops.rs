@@ -114,6 +114,14 @@ impl<T: Tables> Switch<T> {
         let numbers: BTreeSet<u16> = ports.map(Port::number).collect();
         if !numbers.is_empty() {
             self.lfib.fail_ports(|number| numbers.contains(&number));
+            // Those that were back begin to wait anew.
+            let ifindex = |id| self.resolver.state(id).and_then(HopState::ifindex);
+            let again = self
+                .returning
+                .all()
+                .filter(|&id| ifindex(id).is_some_and(|ifindex| failed.contains(&ifindex)));
+            let again: Vec<NextHopId> = again.collect();
+            again.into_iter().for_each(|id| self.returning.forget(id));
         }
         if ahead {
             self.failed_links.extend(failed);
@@ -204,7 +212,10 @@ impl<T: Tables> Switch<T> {
         for change in changes {
             match change {
                 NextHopChange::Added(id, next_hop) => self.resolver.add(id, next_hop, now, &mut actions),
-                NextHopChange::Removed(id) => self.resolver.remove(id, now, &mut actions),
+                NextHopChange::Removed(id) => {
+                    self.returning.forget(id);
+                    self.resolver.remove(id, now, &mut actions);
+                }
             }
         }
         self.perform(actions);
@@ -252,7 +263,46 @@ impl<T: Tables> Switch<T> {
     }
 
     fn set_next_hops(&mut self, reached: impl IntoIterator<Item = (NextHopId, Reach)>) {
-        if self.lfib.set_next_hops(reached) {
+        let returns_at = self.config.backup_hold.map(|hold| self.now + hold.get());
+        let (mut changed, mut any_failed) = (Vec::new(), false);
+        for (id, reach) in reached {
+            let is_back = matches!(reach, Reach::Resolved(_));
+            any_failed |= !is_back;
+            match returns_at.filter(|_| is_back && self.lfib.may_return_later(id)) {
+                Some(at) => self.returning.wait(id, at),
+                None => {
+                    self.returning.forget(id);
+                    changed.push((id, reach));
+                }
+            }
+        }
+        self.set_now(changed);
+        if any_failed {
+            // These have waited in vain.
+            let left_alone = self.returning.all().filter(|&id| !self.lfib.has_stand_ins(id));
+            let left_alone: Vec<NextHopId> = left_alone.collect();
+            self.let_return(left_alone);
+        }
+    }
+
+    /// The frames of these leave their backups.
+    fn let_return(&mut self, next_hops: Vec<NextHopId>) {
+        let reached = next_hops
+            .into_iter()
+            .map(|id| (id, self.reach(self.resolver.state(id))));
+        let reached: Vec<(NextHopId, Reach)> = reached.collect();
+        reached.iter().for_each(|&(id, _)| self.returning.forget(id));
+        self.set_now(reached);
+    }
+
+    /// The frames of next hops that have been back for long enough leave their backups.
+    pub(super) fn return_due(&mut self, now: Instant) {
+        let due = self.returning.take_due(now);
+        self.let_return(due);
+    }
+
+    fn set_now(&mut self, reached: Vec<(NextHopId, Reach)>) {
+        if !reached.is_empty() && self.lfib.set_next_hops(reached) {
             // Frames that wait for a member of a group may now belong to another.
             self.effects.push_back(Effect::RetryHeld);
         }

@@ -15,7 +15,7 @@ use crate::config::PortConfig;
 use crate::control::api;
 use crate::dataplane::Tables;
 use crate::lfib::counters::CountedAt;
-use crate::lfib::next_hops::{NextHopId, Position};
+use crate::lfib::next_hops::{NextHopId, Position, Protection};
 use crate::lfib::{Candidate, Listed, Select};
 use crate::log;
 use crate::neighbour::resolver::HopState;
@@ -483,6 +483,7 @@ impl<T: Tables> Switch<T> {
                 in_use: !self.lfib.is_reached(id) && self.lfib.is_reached(backup),
                 ..self.resolution(backup)
             }),
+            own_backups: self.lfib.next_hops().protection(id) == Protection::OwnLabels,
             kernel: None,
         }
     }

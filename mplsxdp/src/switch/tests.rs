@@ -767,6 +767,67 @@ fn frames_stop_going_to_a_link_that_fails_at_once() {
     }
 }
 
+/// With `backup-hold`, frames return from backups when the next hop has been back for so long. Labels without a backup do
+/// not wait, nor does anything if there is no backup to wait with.
+#[test]
+fn frames_stay_with_backups_until_the_next_hop_has_been_back_for_a_while() {
+    let options = Options {
+        backup_hold: Some("1s".parse().unwrap()),
+        ..Options::default()
+    };
+    let ports = ["eth1", "eth2", "eth3"].map(port).to_vec();
+    let mut rig = Rig::up_with(Config::unchecked(options, ports, Vec::new()));
+    let to_r1 = "via link 02:00:00:00:01:01 dev eth1";
+    let to_r2 = "via link 02:00:00:00:01:02 dev eth2";
+    let routes = [
+        format!("17 as 200 {to_r1}"),
+        format!("18 as 200 {to_r1} backup {to_r2}"),
+        format!("19 as 200 {to_r1} backup as 300/200 {to_r2}"),
+        format!("20 as 200 {to_r1} backup as 301/200 {to_r2}"),
+    ];
+    let routes = Vec::from_iter(routes.iter().map(String::as_str));
+    rig.change(ChangeMode::Add, &routes, false).unwrap();
+    // Whether frames go to the next hop itself.
+    let direct = |rig: &Rig| {
+        [17, 18, 19, 20].map(|label| {
+            let listed = rig
+                .switch
+                .lfib
+                .get(RouteKey::Label(Label::new(label).unwrap()))
+                .unwrap();
+            rig.switch.lfib.is_reached(listed.next_hops[0].0)
+        })
+    };
+    // New next hops have nothing to wait for.
+    assert_eq!(direct(&rig), [true; 4]);
+    let (down, up) = (down(link(1, "eth1")), link(1, "eth1"));
+    for flaps in [false, true] {
+        rig.link(down.clone());
+        assert_eq!(direct(&rig), [false; 4]);
+        rig.link(up.clone());
+        assert_eq!(direct(&rig), [true, false, false, false]);
+        rig.later(Duration::from_millis(900));
+        if flaps {
+            rig.link(down.clone());
+            rig.link(up.clone());
+            rig.later(Duration::from_millis(900));
+        }
+        assert_eq!(direct(&rig), [true, false, false, false]);
+        rig.later(Duration::from_millis(100));
+        assert_eq!(direct(&rig), [true; 4]);
+        assert_eq!(rig.switch.returning.next_deadline(), None);
+    }
+    // The backup fails meanwhile, and before.
+    rig.link(down.clone());
+    rig.link(up.clone());
+    assert_eq!(direct(&rig), [true, false, false, false]);
+    rig.link(self::down(link(2, "eth2")));
+    assert_eq!(direct(&rig), [true; 4]);
+    rig.link(down);
+    rig.link(up);
+    assert_eq!(direct(&rig), [true; 4]);
+}
+
 /// The notice of a failed link comes ahead of the kernel's events. Whatever these say of the link, its next hops follow.
 #[test]
 fn a_link_that_fails_ahead_of_the_events_is_as_the_events_say_in_the_end() {

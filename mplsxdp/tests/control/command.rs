@@ -878,7 +878,7 @@ fn next_hops_as_ip_shows_neighbours() {
         json!({
             "dst": "192.0.2.1", "dev": "eth1", "lladdr": "02:00:00:00:00:02", "refcnt": 1, "used": 12, "confirmed": 3,
             "updated": 45, "probes": 6, "nud": ["REACHABLE"], "state": "resolved", "routes": 1,
-            "redirect_lost": false, "via": { "family": "inet", "host": "192.0.2.1" },
+            "redirect_lost": false, "own_backups": false, "via": { "family": "inet", "host": "192.0.2.1" },
         })
     );
     assert_eq!(

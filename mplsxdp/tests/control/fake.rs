@@ -442,6 +442,7 @@ fn next_hop(path: &Path) -> Option<NextHopState> {
             in_use: state != Resolution::Resolved && backup.state == Resolution::Resolved,
             ..backup
         }),
+        own_backups: path.backup.is_some() && path.backup_alike().is_none(),
         kernel: None,
     })
 }

@@ -42,6 +42,10 @@ pub fn tests() -> Vec<Trial> {
             "multipath::a_backup_with_labels_of_its_own_takes_over_and_gives_back",
             own_labels,
         ),
+        test(
+            "multipath::frames_stay_with_a_backup_for_the_hold_time_unless_it_fails",
+            hold,
+        ),
         test("multipath::next_hops_by_ipv6_and_link_addresses_do_the_same", ipv6),
         test("multipath::flows_stay_where_a_member_is_said_otherwise", said_otherwise),
         test(
@@ -82,6 +86,10 @@ struct Flow {
 
 impl Bench {
     fn new(rights: usize) -> Result<Self> {
+        Self::with_options(rights, "")
+    }
+
+    fn with_options(rights: usize, options: &str) -> Result<Self> {
         let lab = Lab::new()?;
         let (left, middle) = (lab.netns("left")?, lab.netns("router")?);
         link(End::new(&left, "eth0"), End::new(&middle, "eth0"))?;
@@ -101,7 +109,7 @@ impl Bench {
             netns.push((right, name));
         }
         // The seed decides which flow takes which path; with this one it is always the same.
-        let router = Router::load(&middle, &format!("--iface eth0{ports} --hash-seed 20031"))?;
+        let router = Router::load(&middle, &format!("--iface eth0{ports} --hash-seed 20031 {options}"))?;
         let rights = netns.into_iter().map(|(netns, name)| {
             Ok(Right {
                 tap: Tap::open(&netns, "eth0")?,
@@ -783,6 +791,49 @@ fn own_labels() -> Result<()> {
     );
     bench.router.run("link del e1")?;
     by(1)?;
+    bench.router.unload()
+}
+
+/// The hold time does not end before the test does.
+fn hold() -> Result<()> {
+    let bench = Bench::with_options(2, "--backup-hold 1h")?;
+    let backups = ["backup via inet 10.0.2.2", "backup as 300/400 via inet 10.0.2.2", ""];
+    for (label, backup) in (1000..).zip(backups) {
+        bench.router.run(&format!(
+            "route add {label} as {} via inet 10.0.1.2 {backup}",
+            label + 1000
+        ))?;
+    }
+    bench.router.wait_resolved()?;
+    let packet = packet(7, true)?;
+    let flow = |label: u32, around: &[Entry]| {
+        let leaves = |right: &Right, stack: &[Entry]| labelled(right.tap.mac(), right.port, stack, &packet);
+        Flow {
+            sent: labelled(bench.port, bench.left.mac(), &[Entry::new(label, 64)], &packet),
+            expected: vec![
+                leaves(&bench.rights[0], &[Entry::new(label + 1000, 63)]),
+                leaves(&bench.rights[1], around),
+            ],
+        }
+    };
+    let protected = [
+        flow(1000, &[Entry::new(2000, 63)]),
+        flow(1001, &[Entry::new(300, 63), Entry::new(400, 63)]),
+    ];
+    let alone = [flow(1002, &[Entry::new(2002, 63)])];
+    let by = |path: usize| -> Result<()> {
+        let paths = bench.paths(&protected)?;
+        ensure!(paths == [path; 2], "{paths:?}");
+        Ok(())
+    };
+    by(0)?;
+    bench.down(1)?;
+    by(1)?;
+    bench.up(1)?;
+    by(1)?;
+    ensure!(bench.paths(&alone)? == [0], "a label without a backup waits");
+    bench.down(2)?;
+    by(0)?;
     bench.router.unload()
 }
 

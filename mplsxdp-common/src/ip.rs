@@ -84,6 +84,17 @@ impl Header {
         };
         is_ip.then_some(header)
     }
+
+    /// Whether this header, which is at `offset`, has no IPv4 options, and a correct checksum.
+    #[inline(always)]
+    pub fn is_plain<F: Frame>(&self, frame: &F, offset: usize) -> bool {
+        match self.family {
+            Family::V4 => {
+                ihl(self.first) == IPV4_HLEN / 4 && has_right_checksum(frame, offset, self.first, self.second)
+            }
+            Family::V6 => true,
+        }
+    }
 }
 
 /// Whether a flow hash may treat the bytes beneath a label stack as IP. Like [`Header::beneath_labels`], but any known

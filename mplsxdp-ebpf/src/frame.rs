@@ -135,6 +135,11 @@ impl Frame for XdpFrame<'_> {
     }
 
     #[inline(always)]
+    fn context(&self) -> *mut core::ffi::c_void {
+        self.ctx.ctx.cast()
+    }
+
+    #[inline(always)]
     fn opaque(&self, value: usize) -> usize {
         // Adds and removes a number that the verifier does not know, so it does not see that the result is the value.
         // No memory is written: other programs may run on this CPU before this one continues (PREEMPT_RT).

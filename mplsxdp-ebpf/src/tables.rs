@@ -4,21 +4,26 @@ use core::arch::asm;
 use core::ptr::read_volatile;
 
 use aya_ebpf::{
+    bindings::{BPF_FIB_LOOKUP_DIRECT, xdp_md},
     btf_maps,
-    helpers::{bpf_get_smp_processor_id, bpf_ktime_get_ns},
+    helpers::{bpf_fib_lookup, bpf_get_smp_processor_id, bpf_ktime_get_ns},
     macros::{btf_map, map},
     maps::{Array, DevMap, HashMap, PerCpuArray, XskMap},
+    programs::XdpContext,
 };
 use mplsxdp_common::abi::{
     Adjacency, BUCKETS, CHUNK_LINES, CHUNK_WORDS, Counter, CounterSlots, CrossConnect, DEFAULT_BACKUPS,
     DEFAULT_COUNTER_SLOTS, DEFAULT_GROUPS, DEFAULT_STACKS, Delivery, Domain, FTN_ROOTS as FTN_ROOT_WORDS,
     LABEL_RANGE_WORDS, LINE_WORDS, LabelRange, LabelStack, MAX_ADJACENCIES, MAX_CHUNKS, MAX_LABELS, MAX_PORTS,
-    MAX_QUEUES, Meta, PUNT_SLOTS, Police, PortWord, REASON_SLOTS, REDIRECT_LOST_SLOT, Reason, RouteEntry, Settings,
-    SubInterfaceKey, TRAFFIC_CLASS_WORDS, TtlMode, Watch,
+    MAX_QUEUES, MAX_VRFS, Meta, PUNT_SLOTS, Police, PortWord, REASON_SLOTS, REDIRECT_LOST_SLOT, Reason, RouteEntry,
+    Settings, SubInterfaceKey, TRAFFIC_CLASS_WORDS, TtlMode, VrfWord, Watch,
 };
-use mplsxdp_common::forward::{Frame, PortView};
+use mplsxdp_common::fib::FibLookup;
+use mplsxdp_common::forward::{Frame, PortView, VrfFrame, send_in_vrf};
 use mplsxdp_common::ftn::{Nodes, Roots, halves_v4, halves_v6, longest_match, look_up};
 use mplsxdp_common::wire::Label;
+
+use crate::frame::XdpFrame;
 
 const BPF_F_MMAPABLE: u32 = 0x400;
 
@@ -48,6 +53,11 @@ static LABEL_RANGES: Array<[u64; LABEL_RANGE_WORDS]> = Array::with_max_entries(M
 static CROSS_CONNECTS: Array<u64> = Array::with_max_entries(MAX_PORTS, BPF_F_MMAPABLE);
 #[map]
 static TRAFFIC_CLASSES: Array<[u64; TRAFFIC_CLASS_WORDS]> = Array::with_max_entries(MAX_PORTS, BPF_F_MMAPABLE);
+#[map]
+static VRFS: Array<u64> = Array::with_max_entries(MAX_VRFS, BPF_F_MMAPABLE);
+/// How frames leave by each interface, by interface index.
+#[map]
+static WAYS_OUT: HashMap<u32, u64> = HashMap::with_max_entries(MAX_PORTS, 0);
 #[map]
 static SUB_INTERFACES: HashMap<u64, u32> = HashMap::with_max_entries(MAX_PORTS, 0);
 #[map]
@@ -205,6 +215,29 @@ impl PortView for XdpTables {
     }
 
     #[inline(always)]
+    fn vrf(&self, index: u32) -> VrfWord {
+        VrfWord::from_bits(read_word(&VRFS, index))
+    }
+
+    #[inline(always)]
+    fn fib<F: Frame>(&self, frame: &F, lookup: &mut FibLookup) -> bool {
+        let (lookup, size) = (lookup as *mut FibLookup, size_of::<FibLookup>() as i32);
+        // SAFETY: the helper takes this program's own context, and reads and writes the question, which is as long as its.
+        unsafe { bpf_fib_lookup(frame.context(), lookup.cast(), size, BPF_FIB_LOOKUP_DIRECT) == 0 }
+    }
+
+    #[inline(always)]
+    fn in_vrf<F: Frame>(&self, frame: &mut F, received: VrfFrame) -> u32 {
+        in_vrf(frame.context().cast(), received.to_bits())
+    }
+
+    #[inline(always)]
+    fn way_out(&self, ifindex: u32) -> Option<CrossConnect> {
+        // SAFETY: the map's value; the controller replaces it as a whole.
+        unsafe { WAYS_OUT.get(ifindex) }.copied().map(CrossConnect::from_bits)
+    }
+
+    #[inline(always)]
     fn hash_seed(&self) -> u32 {
         // SAFETY: a static; volatile so that the compiler does not assume the initial value above.
         unsafe { read_volatile(&raw const HASH_SEED) }
@@ -262,6 +295,14 @@ impl Roots for RootWords {
 #[inline(never)]
 pub extern "C" fn walk(first: u64, high: u64, low: u64) -> u64 {
     longest_match(&Chunks, first, high, low)
+}
+
+/// Global, like [`walk`]: nothing that the verifier knows of other frames multiplies what it processes here.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn in_vrf(ctx: *mut xdp_md, received: u64) -> u32 {
+    let ctx = XdpContext::new(ctx);
+    send_in_vrf(&mut XdpFrame::new(&ctx), &XdpTables, VrfFrame::from_bits(received))
 }
 
 /// Global, like [`walk`]: labels are looked up at several places.

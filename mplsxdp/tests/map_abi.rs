@@ -4,10 +4,10 @@ use mplsxdp::dataplane::loader::SHARED_MAPS;
 use mplsxdp_common::abi::{
     ABI_VERSION, Adjacency, BUCKETS, CHUNK_LINES, CHUNK_WORDS, Counter, CrossConnect, DEFAULT_BACKUPS,
     DEFAULT_COUNTER_SLOTS, DEFAULT_GROUPS, DEFAULT_STACKS, Delivery, Domain, DscpToTc, FTN_ROOTS, LABEL_RANGE_WORDS,
-    LINE_WORDS, LabelRange, LabelStack, Loss, MAX_ADJACENCIES, MAX_CHUNKS, MAX_LABELS, MAX_PORTS, MAX_QUEUES,
+    LINE_WORDS, LabelRange, LabelStack, Loss, MAX_ADJACENCIES, MAX_CHUNKS, MAX_LABELS, MAX_PORTS, MAX_QUEUES, MAX_VRFS,
     META_MAGIC, Meta, Op, PUNT_SLOTS, Police, PortWord, REASON_SLOTS, REDIRECT_LOST, REDIRECT_LOST_SLOT, Reason,
     RouteEntry, Settings, SubInterfaceKey, TRAFFIC_CLASS_WORDS, TcToDscp, TtlMode, TtlPropagate, UnknownPolicy,
-    VlanTags, map,
+    VlanTags, VrfWord, map,
 };
 use mplsxdp_common::ftn::{self, Shape};
 use mplsxdp_common::wire::{ETH_P_8021AD, Label, Mac};
@@ -94,6 +94,18 @@ fn every_map_is_there_with_its_sizes() {
             map::TRAFFIC_CLASSES,
             "port number, u32".into(),
             value("traffic classes", TRAFFIC_CLASS_WORDS * size_of::<u64>()),
+            MAX_PORTS.to_string(),
+        ),
+        (
+            map::VRFS,
+            "index, u32".into(),
+            format!("[VRF word](#vrf-word), {} bytes", size_of::<VrfWord>()),
+            MAX_VRFS.to_string(),
+        ),
+        (
+            map::WAYS_OUT,
+            "interface index, u32".into(),
+            value("way out", size_of::<CrossConnect>()),
             MAX_PORTS.to_string(),
         ),
         (
@@ -235,6 +247,7 @@ fn numbers_bits_and_bytes_are_those_of_the_code() {
         Op::Pass,
         Op::Group,
         Op::LocalPass,
+        Op::VrfPass,
         Op::Protected,
     ];
     let names = [
@@ -247,6 +260,7 @@ fn numbers_bits_and_bytes_are_those_of_the_code() {
         "pass",
         "group",
         "local or pass",
+        "vrf or pass",
         "protected",
     ];
     for (op, name) in ops.into_iter().zip(names) {

@@ -249,6 +249,7 @@ fn installed_route() -> InstalledRoute {
         standby: true,
         next_hop: Some(next_hop()),
         paths: Some(vec![path_state()]),
+        passes: Some("no port is in VRF red".into()),
         counter: Some(Counter::default()),
     }
 }
@@ -436,11 +437,11 @@ fn types() {
         "ViaFamily",
         &[ViaFamily::Inet, ViaFamily::Inet6, ViaFamily::Link],
     );
-    use RouteAction::{Local, LocalPass, Pass, PenultimatePop, Pop, Push, Swap};
+    use RouteAction::{Local, LocalPass, Pass, PenultimatePop, Pop, Push, Swap, VrfPass};
     agree_on_enum(
         &mut seen,
         "RouteAction",
-        &[Swap, Pop, PenultimatePop, Local, LocalPass, Push, Pass],
+        &[Swap, Pop, PenultimatePop, Local, LocalPass, VrfPass, Push, Pass],
     );
     use Resolution::{
         BadMac, Failed, Incomplete, LinkDown, Local as OwnAddress, NoArp, NoRoute, NoSuchDev, NotAPort, Resolved,

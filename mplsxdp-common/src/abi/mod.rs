@@ -16,6 +16,7 @@ mod route_entry;
 mod settings;
 mod stack;
 mod traffic_class;
+mod vrf;
 mod watch;
 mod word;
 
@@ -31,6 +32,7 @@ pub use route_entry::{Op, RouteEntry, TtlPropagate};
 pub use settings::{Checksum, Settings, TtlMode, UnknownPolicy};
 pub use stack::LabelStack;
 pub use traffic_class::{DscpToTc, TRAFFIC_CLASS_WORDS, TcToDscp, TrafficClasses};
+pub use vrf::VrfWord;
 pub use watch::Watch;
 
 /// Raised whenever the meaning of a byte in a map changes. The controller refuses maps of any other version.
@@ -51,6 +53,8 @@ pub mod map {
     pub const LABEL_RANGES: &str = "LABEL_RANGES";
     pub const CROSS_CONNECTS: &str = "CROSS_CONNECTS";
     pub const TRAFFIC_CLASSES: &str = "TRAFFIC_CLASSES";
+    pub const VRFS: &str = "VRFS";
+    pub const WAYS_OUT: &str = "WAYS_OUT";
     pub const SUB_INTERFACES: &str = "SUB_INTERFACES";
     pub const TX_PORTS: &str = "TX_PORTS";
     pub const INTERFACES: &str = "INTERFACES";
@@ -99,8 +103,10 @@ pub const BUCKETS: usize = 256;
 pub const DEFAULT_COUNTER_SLOTS: u32 = 1 << 16;
 /// The most prefixes of each family in the FTN, in all domains together.
 pub const MAX_FTN: u32 = 1 << 20;
-/// Size of `PORTS`, `CROSS_CONNECTS`, `TX_PORTS`, `INTERFACES` and `SUB_INTERFACES`.
+/// Size of `PORTS`, `CROSS_CONNECTS`, `TX_PORTS`, `INTERFACES`, `WAYS_OUT` and `SUB_INTERFACES`.
 pub const MAX_PORTS: u32 = 256;
+/// Size of `VRFS`.
+pub const MAX_VRFS: u32 = 256;
 /// The most ranges of labels that a port is restricted to.
 pub const MAX_LABEL_RANGES: usize = 8;
 /// Words of one port in `LABEL_RANGES`: room for the old ranges and the new ones during a change.
@@ -125,6 +131,7 @@ pub struct Meta {
 const _: () = {
     assert!(size_of::<RouteEntry>() == 8 && align_of::<RouteEntry>() == 8);
     assert!(size_of::<PortWord>() == 8);
+    assert!(size_of::<VrfWord>() == 8);
     assert!(size_of::<Adjacency>() == 32 && align_of::<Adjacency>() == 8);
     assert!(size_of::<Counter>() == 16);
     assert!(size_of::<Meta>() == 8);

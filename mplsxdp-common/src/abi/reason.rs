@@ -86,6 +86,8 @@ reasons! {
     CrossConnected = 19, "cross-connected", "IEEE 802.1Q section 6.7";
     #[doc = "For a cross-connect, and longer than the other port sends, or a multi-buffer frame that it cannot send."]
     CrossTooBig = 20, "cross-too-big", "Linux bpf_redirect_map";
+    #[doc = "Sent as the VRF of its label routes it."]
+    Vrf = 21, "vrf", "RFC 4364 section 5, Linux bpf_fib_lookup";
 }
 
 impl Reason {
@@ -111,7 +113,8 @@ impl Reason {
             | Self::PassRoute
             | Self::LabelNotAccepted
             | Self::CrossConnected
-            | Self::CrossTooBig => false,
+            | Self::CrossTooBig
+            | Self::Vrf => false,
         }
     }
 

@@ -28,6 +28,9 @@ pub enum Op {
     /// ILM only: like [`Op::Local`] if another label is beneath; otherwise the frame is left unchanged to the kernel,
     /// which has a route for the same label (`dev lo pass`). Operand: none.
     LocalPass = 8,
+    /// ILM only: pop, and send the packet as the VRF's tables say; what needs the kernel is left to it unchanged, and the
+    /// kernel has a route for the same label (`vrf NAME pass`). Operand: index into `VRFS`.
+    VrfPass = 9,
     /// A next hop whose backup has labels of its own: one of two entries says what to do, each with one of the operations
     /// 1 to 4. It is the first one, if its next hop is resolved, else the second. Operand: index into `BACKUPS`.
     Protected = 10,
@@ -66,7 +69,7 @@ impl TtlPropagate {
 /// | 0-3 | [`Op`] |
 /// | 4-5 | [`TtlPropagate`]: 0 default, 1 enabled, 2 disabled |
 /// | 6-7 | reserved |
-/// | 8-27 | operand: outgoing label, or index into `STACKS`, `GROUPS` or `BACKUPS` |
+/// | 8-27 | operand: outgoing label, or index into `STACKS`, `GROUPS`, `VRFS` or `BACKUPS` |
 /// | 28-43 | next-hop index into `ADJACENCIES` |
 /// | 44-63 | counter slot in `ROUTE_COUNTERS`, 0: not counted |
 #[repr(transparent)]
@@ -113,6 +116,7 @@ impl RouteEntry {
             6 => Op::Pass,
             7 => Op::Group,
             8 => Op::LocalPass,
+            9 => Op::VrfPass,
             10 => Op::Protected,
             // Also numbers that a later version may define: this version treats them as no route.
             _ => Op::None,

@@ -9,6 +9,12 @@ use crate::wire::ETH_HLEN;
 pub(super) struct Egress(Adjacency);
 
 impl Egress {
+    /// A way out that was found otherwise. Everything has been checked.
+    #[inline(always)]
+    pub(super) const fn by(adjacency: Adjacency) -> Self {
+        Self(adjacency)
+    }
+
     /// Finds the adjacency of `entry`, or its backup. `frame_len` is the length that the frame would have on leaving,
     /// with an untagged Ethernet header, and `mtu` the limit that applies to it.
     #[inline(always)]

@@ -33,6 +33,11 @@ pub trait Frame {
     /// frame is then unchanged.
     fn cut_tail(&mut self, bytes: usize) -> Option<()>;
 
+    /// What the kernel's helpers need to know of the frame; null elsewhere.
+    fn context(&self) -> *mut core::ffi::c_void {
+        core::ptr::null_mut()
+    }
+
     /// Returns `value`, but hides it from the verifier, which then processes the following code once for all values
     /// instead of once for each. Does nothing elsewhere.
     fn opaque(&self, value: usize) -> usize {

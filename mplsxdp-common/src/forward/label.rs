@@ -3,7 +3,7 @@
 use super::egress::Egress;
 use super::frame::{Frame, store};
 use super::ip::Ip;
-use super::{Checked, MAX_LOCAL_POPS, MAX_STACK_DEPTH, OFFSET_MASK, PortView, Verdict, arrival_port};
+use super::{Checked, MAX_LOCAL_POPS, MAX_STACK_DEPTH, OFFSET_MASK, PortView, Verdict, VrfFrame, arrival_port};
 use crate::abi::{Adjacency, LabelStack, MAX_PUSH, Op, PortWord, Reason, RouteEntry, TcToDscp, TtlMode, TtlPropagate};
 use crate::hash::flow_hash;
 use crate::ip::Family;
@@ -18,6 +18,7 @@ pub(super) fn pop_local<F: Frame, T: PortView>(
     accepted: usize,
     l2_len: usize,
     unfinished: usize,
+    vrf_frame: &mut VrfFrame,
 ) -> Checked<Left> {
     let mut offset = l2_len;
     // Not an `Option`, which leaves bytes undefined: the verifier does not allow copying those.
@@ -34,7 +35,11 @@ pub(super) fn pop_local<F: Frame, T: PortView>(
         if pops == accepted {
             return Err(Reason::LabelNotAccepted);
         }
-        let (entry, family) = ilm(frame, tables, lse)?;
+        let (entry, family) = ilm(frame, tables, lse).inspect_err(|&reason| {
+            if reason == Reason::Vrf {
+                *vrf_frame = VrfFrame::new(ttl, offset, unfinished);
+            }
+        })?;
         if ttl <= 1 {
             return Err(Reason::TtlExpired);
         }
@@ -174,6 +179,7 @@ pub(super) fn ilm<F: Frame, T: PortView>(frame: &F, tables: &T, lse: Lse) -> Che
             tables.count(entry.slot(), frame.len());
             Err(Reason::PassRoute)
         }
+        Op::VrfPass => Err(Reason::Vrf),
         _ => Ok((entry, None)),
     }
 }
@@ -294,7 +300,9 @@ pub(super) fn label_operation<F: Frame, T: PortView>(
             store(frame, egress.l2_len(), exposed.to_bytes())?;
             egress
         }
-        Op::None | Op::Local | Op::LocalPass | Op::Pass | Op::Group | Op::Protected => return Err(Reason::NoRoute),
+        Op::None | Op::Local | Op::LocalPass | Op::VrfPass | Op::Pass | Op::Group | Op::Protected => {
+            return Err(Reason::NoRoute);
+        }
     };
     tables.count(slot, received);
     Ok(egress.verdict())

@@ -11,12 +11,14 @@ mod egress;
 mod frame;
 mod ip;
 mod label;
+mod vrf;
 
 use crate::abi::{
     Adjacency, Checksum, CrossConnect, Domain, DscpToTc, LabelStack, Op, PortWord, Reason, RouteEntry, Settings,
-    SubInterfaceKey, TcToDscp,
+    SubInterfaceKey, TcToDscp, VrfWord,
 };
 use crate::checksum;
+use crate::fib::FibLookup;
 use crate::ip::{Family, Header};
 use crate::wire::{ETH_HLEN, ETH_P_IP, ETH_P_IPV6, ETH_P_MPLS_UC, LSE_LEN, Label, Lse, VLAN_HLEN};
 pub(crate) use arrival::is_tag;
@@ -26,6 +28,7 @@ pub use frame::Frame;
 pub(crate) use frame::load_u16;
 use ip::{Ip, hand_up, impose};
 use label::{ALL_LABELS, Left, Top, accepted_labels, ilm, label_operation, one_next_hop, pop_local};
+pub use vrf::{VrfFrame, send_in_vrf};
 
 /// How many labels in one frame may be this router's own (`dev lo`, explicit null, entropy indicator) before another
 /// look-up.
@@ -72,6 +75,20 @@ pub trait PortView {
     fn is_resolved(&self, index: u16) -> bool {
         self.adjacency(index).is_some_and(Adjacency::is_resolved)
     }
+    /// The VRF with this index.
+    fn vrf(&self, index: u32) -> VrfWord;
+    /// Asks which way the kernel would forward the packet in `frame`, and whether it can be sent there now. `false`: only the
+    /// kernel can handle it, or the kernel cannot be asked.
+    fn fib<F: Frame>(&self, frame: &F, lookup: &mut FibLookup) -> bool;
+    /// How frames leave by the kernel's interface with this index; `None` if it is not a port that sends.
+    fn way_out(&self, ifindex: u32) -> Option<CrossConnect>;
+    /// [`send_in_vrf`], which a program has in a function of its own.
+    fn in_vrf<F: Frame>(&self, frame: &mut F, received: VrfFrame) -> u32
+    where
+        Self: Sized,
+    {
+        send_in_vrf(frame, self, received)
+    }
     /// The start value of the flow hash. Routers along a path must use different ones; otherwise the second would find
     /// all flows that reach it in the same few buckets.
     fn hash_seed(&self) -> u32;
@@ -80,7 +97,7 @@ pub trait PortView {
     /// Counts a frame of `bytes` for the route that has counter slot `slot`.
     fn count(&self, slot: u32, bytes: usize);
     /// Counts a frame of `bytes` that arrived at port `port` and is forwarded, for one of the reasons
-    /// [`Reason::ChecksumFinished`] (not on ports with [`Checksum::Trust`]) and [`Reason::CrossConnected`].
+    /// [`Reason::ChecksumFinished`] (not on ports with [`Checksum::Trust`]), [`Reason::CrossConnected`] and [`Reason::Vrf`].
     fn count_reason(&self, port: u32, reason: Reason, bytes: usize);
 }
 
@@ -138,9 +155,14 @@ pub fn forward<F: Frame, T: PortView>(frame: &mut F, tables: &T) -> Verdict {
         let port = tables.port(tables.settings().port());
         match u16::from_be_bytes(*ethertype) {
             ETH_P_MPLS_UC if trusts && port.is_destination(*start) && port.accepts_any_label() => {
-                match switch(frame, tables, Lse::from_bytes(*lse)) {
+                let lse = Lse::from_bytes(*lse);
+                match switch(frame, tables, lse) {
                     Ok(Some(verdict)) => return verdict,
                     Ok(None) => {}
+                    Err(Reason::Vrf) => {
+                        let vrf_frame = VrfFrame::new(lse.ttl(), ETH_HLEN, 0);
+                        return Verdict::from_code(tables.in_vrf(frame, vrf_frame));
+                    }
                     Err(reason) => return Verdict::Exception(reason),
                 }
             }
@@ -153,7 +175,7 @@ pub fn forward<F: Frame, T: PortView>(frame: &mut F, tables: &T) -> Verdict {
         }
     }
     Verdict::from_code(match trusts {
-        true => forward_any(frame, tables, 0),
+        true => forward_all(frame, tables, 0),
         false => forward_and_finish(frame, tables),
     })
 }
@@ -180,7 +202,7 @@ fn forward_and_finish<F: Frame, T: PortView>(frame: &mut F, tables: &T) -> u32 {
         Checksum::Punt => frame.opaque(checksum::is_unfinished(frame).into()),
         Checksum::Trust | Checksum::Finish => 0,
     };
-    let code = forward_any(frame, tables, unfinished);
+    let code = forward_all(frame, tables, unfinished);
     let code = frame.opaque(code as usize) as u32;
     let finishes = match Verdict::from_code(code) {
         // The kernel's note that the checksum is unfinished is still right.
@@ -221,16 +243,33 @@ fn switch<F: Frame, T: PortView>(frame: &mut F, tables: &T, lse: Lse) -> Checked
     label_operation(frame, tables, entry, slot, top).map(Some)
 }
 
-/// Forwards any frame. Not inlined, to keep its size and its registers out of the common case.
+/// Forwards any frame. Returns the code of the verdict.
+#[inline(always)]
+fn forward_all<F: Frame, T: PortView>(frame: &mut F, tables: &T, unfinished: usize) -> u32 {
+    // Not a part of the code, on which the verifier would process all that comes before once for each number.
+    let mut vrf_frame = VrfFrame::default();
+    match forward_any(frame, tables, unfinished, &mut vrf_frame) {
+        code if code == Reason::Vrf as u32 => tables.in_vrf(frame, vrf_frame),
+        code => code,
+    }
+}
+
+/// Forwards any frame, except frames with the label of a VRF: for those, it ends in [`Reason::Vrf`] and fills in
+/// `vrf_frame`. Not inlined, to keep its size and its registers out of the common case.
 #[inline(never)]
-fn forward_any<F: Frame, T: PortView>(frame: &mut F, tables: &T, unfinished: usize) -> u32 {
-    decide(frame, tables, unfinished)
+fn forward_any<F: Frame, T: PortView>(frame: &mut F, tables: &T, unfinished: usize, vrf_frame: &mut VrfFrame) -> u32 {
+    decide(frame, tables, unfinished, vrf_frame)
         .unwrap_or_else(Verdict::Exception)
         .to_code()
 }
 
 #[inline(always)]
-fn decide<F: Frame, T: PortView>(frame: &mut F, tables: &T, unfinished: usize) -> Checked<Verdict> {
+fn decide<F: Frame, T: PortView>(
+    frame: &mut F,
+    tables: &T,
+    unfinished: usize,
+    vrf_frame: &mut VrfFrame,
+) -> Checked<Verdict> {
     let Some(start) = frame.load::<8>(0) else {
         return Ok(Verdict::Pass);
     };
@@ -264,7 +303,7 @@ fn decide<F: Frame, T: PortView>(frame: &mut F, tables: &T, unfinished: usize) -
                 false => ALL_LABELS,
             };
             // Likewise for each of the two.
-            match pop_local(frame, tables, frame.opaque(accepted), l2_len, unfinished)? {
+            match pop_local(frame, tables, frame.opaque(accepted), l2_len, unfinished, vrf_frame)? {
                 Left::Label(entry, top) => {
                     let slot = entry.slot();
                     let entry = one_next_hop(frame, tables, entry, top.offset);

@@ -494,6 +494,7 @@ fn not_forwarded(counters: &LinkCounters) -> [u64; 4] {
     let forwarded = [
         Reason::ChecksumFinished.name(),
         Reason::CrossConnected.name(),
+        Reason::Vrf.name(),
         REDIRECT_LOST,
     ];
     for reason in reasons.filter(|counter| !forwarded.contains(&&*counter.reason)) {

@@ -109,6 +109,9 @@ pub struct InstalledRoute {
     /// The state of each of the route's `nexthops`, in their order.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub paths: Option<Vec<PathState>>,
+    /// For `vrf_pass`: why all its packets are left to the kernel; `None` if they are not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub passes: Option<String>,
     /// `None` if the route has no counter slot.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub counter: Option<Counter>,

@@ -620,7 +620,7 @@ mod tests {
                 "AddRoutes",
                 "{\"routes\":[{\"label\":100,\"action\":\"drop\"}]}",
                 "parameters.routes[0].action",
-                "unknown variant `drop`, expected one of `swap`, `pop`, `penultimate_pop`, `local`, `local_pass`, `push`, `pass`",
+                "unknown variant `drop`, expected one of `swap`, `pop`, `penultimate_pop`, `local`, `local_pass`, `vrf_pass`, `push`, `pass`",
             ),
             (
                 "AddRoutes",

@@ -40,6 +40,8 @@ pub const SHARED_MAPS: &[&str] = &[
     map::LABEL_RANGES,
     map::CROSS_CONNECTS,
     map::TRAFFIC_CLASSES,
+    map::VRFS,
+    map::WAYS_OUT,
     map::SUB_INTERFACES,
     map::TX_PORTS,
     map::INTERFACES,

@@ -9,10 +9,12 @@ use ipnet::IpNet;
 use mplsxdp_common::abi::{
     Adjacency, Counter, CrossConnect, DEFAULT_BACKUPS, DEFAULT_GROUPS, Domain, LabelRange, LabelStack, Loss,
     MAX_ADJACENCIES, MAX_FTN, MAX_LABELS, PortWord, Reason, RouteEntry, Settings, SubInterfaceKey, TrafficClasses,
-    VlanTags,
+    VlanTags, VrfWord,
 };
-use mplsxdp_common::forward;
-use mplsxdp_common::wire::Label;
+use mplsxdp_common::fib::FibLookup;
+use mplsxdp_common::forward::{self, Frame};
+use mplsxdp_common::ip::Family;
+use mplsxdp_common::wire::{Label, Mac};
 
 use super::ftn::{self, Heap, Trie};
 use super::{Capacity, FtnKey, GracePeriod, TableError, TableMemory, Tables, adjacency_writes};
@@ -34,6 +36,26 @@ pub enum AdjacencyEvent {
     GraceOver(GracePeriod),
 }
 
+/// A route of the kernel's table of a VRF, for the tables that answer instead of the kernel.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct FibRoute {
+    /// The interface index of the VRF device.
+    pub vrf: u32,
+    pub prefix: IpNet,
+    /// `None`: only the kernel can handle its packets.
+    pub to: Option<FibNextHop>,
+}
+
+/// A resolved neighbour behind one of the kernel's interfaces.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct FibNextHop {
+    pub ifindex: u32,
+    /// The largest packet.
+    pub mtu: usize,
+    pub source: Mac,
+    pub destination: Mac,
+}
+
 /// All tables. What was stored through the trait can be read back through the fields.
 #[derive(Debug)]
 pub struct MemoryTables {
@@ -50,6 +72,10 @@ pub struct MemoryTables {
     pub label_ranges: HashMap<u16, Vec<LabelRange>>,
     pub cross_connects: HashMap<u16, CrossConnect>,
     pub traffic_classes: HashMap<u16, TrafficClasses>,
+    pub vrfs: HashMap<u32, VrfWord>,
+    pub ways_out: HashMap<u32, CrossConnect>,
+    /// The answers of the kernel's FIB.
+    pub fib: Vec<FibRoute>,
     /// The interfaces that frames are redirected to, by port.
     pub tx_ports: HashMap<u16, u32>,
     pub sub_interfaces: HashMap<SubInterfaceKey, u16>,
@@ -102,6 +128,9 @@ impl MemoryTables {
             label_ranges: HashMap::new(),
             cross_connects: HashMap::new(),
             traffic_classes: HashMap::new(),
+            vrfs: HashMap::new(),
+            ways_out: HashMap::new(),
+            fib: Vec::new(),
             tx_ports: HashMap::new(),
             sub_interfaces: HashMap::new(),
             hash_seed: 0,
@@ -282,6 +311,20 @@ impl Tables for MemoryTables {
         self.traffic_classes.insert(port, classes);
     }
 
+    fn store_vrf(&mut self, index: u32, word: VrfWord) {
+        self.vrfs.insert(index, word);
+    }
+
+    fn set_way_out(&mut self, ifindex: u32, way_out: CrossConnect) -> Result<(), TableError> {
+        self.ways_out.insert(ifindex, way_out);
+        Ok(())
+    }
+
+    fn remove_way_out(&mut self, ifindex: u32) -> Result<(), TableError> {
+        self.ways_out.remove(&ifindex);
+        Ok(())
+    }
+
     fn set_tx_port(&mut self, port: u16, ifindex: u32) -> Result<(), TableError> {
         self.tx_ports.insert(port, ifindex);
         Ok(())
@@ -429,6 +472,32 @@ impl forward::PortView for AtPort<'_> {
 
     fn protected(&self, pair: u32) -> [RouteEntry; 2] {
         self.tables.pairs.get(&pair).copied().unwrap_or_default()
+    }
+
+    fn vrf(&self, index: u32) -> VrfWord {
+        self.tables.vrfs.get(&index).copied().unwrap_or_default()
+    }
+
+    fn fib<F: Frame>(&self, _frame: &F, lookup: &mut FibLookup) -> bool {
+        let destination = lookup.destination();
+        let [a, b, c, d, ..] = destination;
+        let destination: IpAddr = match lookup.family() {
+            Family::V4 => [a, b, c, d].into(),
+            Family::V6 => destination.into(),
+        };
+        let routes = self.tables.fib.iter();
+        let routes = routes.filter(|route| route.vrf == lookup.ifindex() && route.prefix.contains(&destination));
+        let longest = routes.max_by_key(|route| route.prefix.prefix_len());
+        let next_hop = longest.and_then(|route| route.to).filter(|to| lookup.len() <= to.mtu);
+        let Some(next_hop) = next_hop.filter(|_| self.tagged) else {
+            return false;
+        };
+        *lookup = lookup.answered(next_hop.ifindex, next_hop.source, next_hop.destination);
+        true
+    }
+
+    fn way_out(&self, ifindex: u32) -> Option<CrossConnect> {
+        self.tables.ways_out.get(&ifindex).copied()
     }
 
     fn hash_seed(&self) -> u32 {

@@ -29,7 +29,7 @@ use clap::ValueEnum;
 use ipnet::IpNet;
 use mplsxdp_common::abi::{
     Adjacency, Counter, CrossConnect, Domain, LabelRange, LabelStack, Loss, PortWord, Reason, RouteEntry,
-    SubInterfaceKey, TrafficClasses,
+    SubInterfaceKey, TrafficClasses, VrfWord,
 };
 use mplsxdp_common::wire::Label;
 use serde::{Deserialize, Serialize};
@@ -141,6 +141,15 @@ pub trait Tables {
     fn store_cross_connect(&mut self, port: u16, cross: CrossConnect);
     /// For a port whose word says so. Each TC and DSCP is translated by the old ones or by these.
     fn store_traffic_classes(&mut self, port: u16, classes: TrafficClasses);
+
+    /// Which VRF an entry with this index means.
+    fn store_vrf(&mut self, index: u32, word: VrfWord);
+
+    /// How frames that the kernel routes to an interface leave by it.
+    fn set_way_out(&mut self, ifindex: u32, way_out: CrossConnect) -> Result<(), TableError>;
+
+    /// Removing what does not exist is not an error.
+    fn remove_way_out(&mut self, ifindex: u32) -> Result<(), TableError>;
 
     /// Lets frames be redirected to `port`. If several ports are on an interface, frames that its driver refuses count
     /// for the first.

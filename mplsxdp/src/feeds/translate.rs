@@ -40,8 +40,6 @@ pub enum InterfaceKind {
 /// Why a route is left to the kernel. Displays as a few words for people.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum Reason {
-    #[error("delivery to VRF {0}")]
-    Vrf(Arc<str>),
     #[error("{0} is not a port")]
     NotAPort(Arc<str>),
     #[error("interface {0} does not exist")]
@@ -192,7 +190,7 @@ fn label_route(
         match interface.kind {
             // The kernel treats the payload as if it had arrived on that interface.
             InterfaceKind::Loopback => return Ok(Route::new(key, Action::LocalPass, None, ttl)?),
-            InterfaceKind::Vrf => return Err(Reason::Vrf(interface.name)),
+            InterfaceKind::Vrf => return Ok(Route::new(key, Action::VrfPass(interface.name), None, ttl)?),
             InterfaceKind::Port | InterfaceKind::Other => return Err(Reason::NoNextHop),
         }
     }

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use mplsxdp_common::abi::{LabelStack, Op, RouteEntry, TtlPropagate};
+use mplsxdp_common::abi::{LabelStack, MAX_VRFS, Op, RouteEntry, TtlPropagate};
 use mplsxdp_common::wire::Label;
 
 use super::backups::Pair;
@@ -418,11 +418,19 @@ impl<T: Tables> Lfib<T> {
                 if next_hop.is_some() {
                     self.next_hops.drop_user(slot);
                 }
-                Err(ChangeError::Full {
-                    index,
-                    what: "label stack",
-                    capacity: self.tables.capacity().stacks,
-                    remedy: ": start the switch with a larger `--stacks`",
+                Err(match action {
+                    Action::VrfPass(_) => ChangeError::Full {
+                        index,
+                        what: "VRF",
+                        capacity: MAX_VRFS,
+                        remedy: "",
+                    },
+                    _ => ChangeError::Full {
+                        index,
+                        what: "label stack",
+                        capacity: self.tables.capacity().stacks,
+                        remedy: ": start the switch with a larger `--stacks`",
+                    },
                 })
             }
         }
@@ -530,13 +538,14 @@ impl<T: Tables> Lfib<T> {
         Some(Member::new(entry, next_hop, None, weight))
     }
 
-    /// Op and operand of `action`; `None` if no slot is left for its stack.
+    /// Op and operand of `action`; `None` if no slot is left for its stack or VRF.
     fn operation(&mut self, action: &Action) -> Option<(Op, u32)> {
         let (labels, ttl) = match action {
             Action::Pop => return Some((Op::Pop, 0)),
             Action::PenultimatePop => return Some((Op::PenultimatePop, 0)),
             Action::Local => return Some((Op::Local, 0)),
             Action::LocalPass => return Some((Op::LocalPass, 0)),
+            Action::VrfPass(name) => return Some((Op::VrfPass, self.take_vrf(name)?)),
             Action::Pass(reason) => return Some((Op::Pass, self.take_reason(reason.as_ref()))),
             Action::Swap(labels) => (labels.as_slice(), None),
             Action::Push { labels, ttl } => (labels.as_slice(), *ttl),
@@ -621,6 +630,9 @@ impl<T: Tables> Lfib<T> {
             && let Some(stack) = self.stacks.drop_user(entry.operand())
         {
             self.stack_depths[stack.depth()] -= 1;
+        }
+        if entry.op() == Op::VrfPass {
+            self.label_vrfs.drop_user(entry.operand());
         }
         if entry.op() == Op::Pass
             && let Some(number) = entry.operand().checked_sub(1)

@@ -69,6 +69,12 @@ impl<T: Tables> Lfib<T> {
         }
     }
 
+    /// Whether ports are in the VRF with this table.
+    pub(super) fn uses_vrf(&self, table: u32) -> bool {
+        let vrf = self.vrfs.by_table.get(&table);
+        vrf.is_some_and(|vrf| vrf.left.is_none())
+    }
+
     /// Ports are in the VRF with this table. Its domain is filled by [`Lfib::domain_step`] once the kernel's claims there
     /// are known: see [`Lfib::add_claims`]. Returns whether there is a number for it.
     pub fn use_vrf(&mut self, table: u32) -> bool {
@@ -129,12 +135,15 @@ impl<T: Tables> Lfib<T> {
     /// Notes that ports use only the VRFs with the tables `used`: [`Lfib::domain_step`] empties the domains of all
     /// others.
     pub fn leave_vrfs(&mut self, used: &BTreeSet<u32>) {
-        let left = self.vrfs.by_table.iter_mut().filter(|(table, _)| !used.contains(table));
-        let mut left = left.filter(|(_, vrf)| vrf.left.is_none()).peekable();
-        if left.peek().is_some() {
-            let period = self.tables.begin_grace_period();
-            left.for_each(|(_, vrf)| vrf.left = Some(period));
+        let is_left = |(table, vrf): &(&u32, &mut Vrf)| vrf.left.is_none() && !used.contains(table);
+        if self.vrfs.by_table.iter_mut().find(is_left).is_none() {
+            return;
         }
+        // Labels do not lead there any more, either.
+        self.store_vrfs(|table| used.contains(&table));
+        let period = self.tables.begin_grace_period();
+        let left = self.vrfs.by_table.iter_mut().filter(is_left);
+        left.for_each(|(_, vrf)| vrf.left = Some(period));
     }
 
     /// Whether [`Lfib::domain_step`] has something to do.

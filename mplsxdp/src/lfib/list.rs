@@ -269,6 +269,7 @@ impl<T: Tables> Lfib<T> {
             Op::PenultimatePop => return Some(Action::PenultimatePop),
             Op::Local => return Some(Action::Local),
             Op::LocalPass => return Some(Action::LocalPass),
+            Op::VrfPass => return Some(Action::VrfPass(self.label_vrfs.get(entry.operand())?.clone())),
             Op::Pass => {
                 let slot = entry.operand().checked_sub(1);
                 return Some(Action::Pass(slot.and_then(|slot| self.pass_reasons.get(slot)).cloned()));

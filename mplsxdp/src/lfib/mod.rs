@@ -20,11 +20,12 @@ pub mod spread;
 #[cfg(test)]
 mod tests;
 mod unsettled;
+mod vrfs;
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
-use mplsxdp_common::abi::{LabelStack, MAX_PUSH, Op, RouteEntry};
+use mplsxdp_common::abi::{LabelStack, MAX_PUSH, MAX_VRFS, Op, RouteEntry};
 
 use crate::dataplane::{FtnKey, GracePeriod, Tables};
 use crate::route::{Attributes, Owner, PassReason, Source};
@@ -47,6 +48,8 @@ use reach::{AT_ONCE, Leaving, StaleGroups, TURNED_AT_ONCE};
 use reclaim::{Freed, Resolving};
 use routes::Routes;
 use unsettled::Unsettled;
+use vrfs::LabelVrfs;
+pub use vrfs::{VrfDevice, VrfState};
 
 /// How many different pass reasons are kept.
 const MAX_PASS_REASONS: u32 = 1 << 12;
@@ -82,6 +85,7 @@ pub struct Lfib<T> {
     stack_depths: [usize; MAX_PUSH + 1],
     /// Why routes leave frames to the kernel. The operand of such an entry is the slot plus 1.
     pass_reasons: Interner<PassReason>,
+    label_vrfs: LabelVrfs,
     groups: Groups,
     backups: Backups,
     counters: Counters,
@@ -121,6 +125,7 @@ impl<T: Tables> Lfib<T> {
             stacks: Interner::new(capacity.stacks),
             stack_depths: [0; MAX_PUSH + 1],
             pass_reasons: Interner::new(MAX_PASS_REASONS),
+            label_vrfs: LabelVrfs::new(MAX_VRFS),
             groups: Groups::new(capacity.groups),
             backups: Backups::new(capacity.backups),
             counters: Counters::new(capacity.counter_slots),

@@ -15,6 +15,7 @@ pub(super) struct Freed {
     pub(super) stacks: Vec<u32>,
     pub(super) groups: Vec<u32>,
     pub(super) backups: Vec<u32>,
+    pub(super) vrfs: Vec<u32>,
     pub(super) next_hops: Vec<u32>,
 }
 
@@ -79,12 +80,18 @@ impl Freed {
             stacks: some(&mut self.stacks),
             groups: some(&mut self.groups),
             backups: some(&mut self.backups),
+            vrfs: some(&mut self.vrfs),
             next_hops: some(&mut self.next_hops),
         }
     }
 
     fn len(&self) -> usize {
-        self.counters.len() + self.stacks.len() + self.groups.len() + self.backups.len() + self.next_hops.len()
+        self.counters.len()
+            + self.stacks.len()
+            + self.groups.len()
+            + self.backups.len()
+            + self.vrfs.len()
+            + self.next_hops.len()
     }
 }
 
@@ -106,6 +113,7 @@ impl<T: Tables> Lfib<T> {
             || self.stacks.has_held_back()
             || self.groups.has_held_back()
             || self.backups.has_held_back()
+            || self.label_vrfs.has_held_back()
             || self.next_hops.has_held_back();
         // An entry that is still in the FTN, or could not be removed from it, may point to any of them.
         if !held_back || self.unsettled.points_to_slots() || self.has_to_publish() {
@@ -116,6 +124,7 @@ impl<T: Tables> Lfib<T> {
             stacks: self.stacks.take_held_back(),
             groups: self.groups.take_held_back(),
             backups: self.backups.take_held_back(),
+            vrfs: self.label_vrfs.take_held_back(),
             next_hops: self.next_hops.take_held_back(),
         };
         self.freed.push_back((self.tables.begin_grace_period(), freed));
@@ -161,6 +170,7 @@ impl<T: Tables> Lfib<T> {
             self.stacks.release(&freed.stacks);
             self.groups.release(&freed.groups);
             self.backups.release(&freed.backups);
+            self.release_vrfs(&freed.vrfs);
             self.next_hops.release(&freed.next_hops);
         }
     }

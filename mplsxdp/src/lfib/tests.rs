@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnet::IpNet;
-use mplsxdp_common::abi::{Adjacency, Counter, Domain, TtlPropagate, VlanTags};
+use mplsxdp_common::abi::{Adjacency, Counter, Domain, TtlPropagate, VlanTags, VrfWord};
 use mplsxdp_common::wire::{Label, Mac};
 use proptest::prelude::*;
 use proptest::test_runner::TestCaseError;
@@ -1264,10 +1264,12 @@ fn route() -> impl Strategy<Value = Route> {
         };
         Route::with_paths(label(key), vec![path], TtlPropagate::Default).unwrap()
     });
-    let own = (16u32..24, 0..3).prop_map(|(key, action)| {
+    let own = (16u32..24, 0..5).prop_map(|(key, action)| {
         let (action, ttl) = match action {
             0 => (Action::Local, TtlPropagate::Enabled),
             1 => (Action::LocalPass, TtlPropagate::Enabled),
+            2 => (Action::VrfPass("red".into()), TtlPropagate::Disabled),
+            3 => (Action::VrfPass("blue".into()), TtlPropagate::Default),
             _ => (Action::Pass(PassReason::new("a reason")), TtlPropagate::Default),
         };
         Route::new(label(key), action, None, ttl).unwrap()
@@ -1472,6 +1474,43 @@ impl Asked {
         };
         (change, wanted)
     }
+}
+
+/// The labels of a VRF lead into its domain while that is filled, and nowhere otherwise.
+fn ensure_vrfs_are_followed(lfib: &mut Lfib<MemoryTables>) -> Result<(), TestCaseError> {
+    lfib.follow_vrfs();
+    for listed in list(lfib) {
+        let [path] = listed.route.paths() else { continue };
+        let (RouteKey::Label(key), Action::VrfPass(name)) = (listed.route.key(), &path.action) else {
+            continue;
+        };
+        let expected = match vrf_device(name) {
+            Some(device) if lfib.domain(Some(device.table)) != Domain::EMPTY => {
+                VrfWord::new(device.ifindex, lfib.domain(Some(device.table)))
+            }
+            _ => VrfWord::NONE,
+        };
+        let entry = entry(lfib, key.get());
+        prop_assert_eq!(entry.op(), Op::VrfPass);
+        let word = lfib.tables().vrfs.get(&entry.operand()).copied().unwrap_or_default();
+        prop_assert_eq!(word, expected);
+    }
+    Ok(())
+}
+
+/// Red has the first of [`TABLES`], and blue is not there.
+fn vrf_device(name: &str) -> Option<VrfDevice> {
+    (name == "red").then_some(VrfDevice {
+        ifindex: 50,
+        table: TABLES[0],
+    })
+}
+
+fn vrf_devices() -> BTreeMap<Arc<str>, VrfDevice> {
+    let names = ["red", "blue"].into_iter();
+    names
+        .filter_map(|name| Some((name.into(), vrf_device(name)?)))
+        .collect()
 }
 
 impl Meanwhile {
@@ -2387,6 +2426,90 @@ fn a_domain_has_all_routes_and_the_claims_of_its_vrf_only() {
     assert_eq!(labels("224.0.0.1"), [None; 4]);
 }
 
+/// One word says where all labels of a VRF lead. It follows the VRF device and the domain, without a store for any label.
+#[test]
+fn the_labels_of_a_vrf_follow_it_by_one_word() {
+    let mut lfib = large();
+    let into = |key: u32, name: &str| {
+        Route::new(label(key), Action::VrfPass(name.into()), None, TtlPropagate::Default).unwrap()
+    };
+    let routes = [
+        into(100, "red"),
+        into(101, "red"),
+        into(102, "blue"),
+        swap(103, &[110], 1),
+    ];
+    lfib.change(Mode::Add, Owner::STATIC, &routes).unwrap();
+    let word = |lfib: &Lfib<MemoryTables>, key| {
+        assert_eq!(entry(lfib, key).op(), Op::VrfPass);
+        lfib.tables().vrfs[&entry(lfib, key).operand()]
+    };
+    let words = |lfib: &Lfib<MemoryTables>| [100, 101, 102].map(|key| word(lfib, key));
+    for route in &routes {
+        assert_eq!(lfib.get(route.key()).unwrap().route, *route);
+    }
+    let device = |ifindex, table| VrfDevice { ifindex, table };
+    let devices = |red| BTreeMap::from([("red".into(), red), ("blue".into(), device(51, 20))]);
+    assert_eq!(words(&lfib), [VrfWord::NONE; 3]);
+    assert_eq!(lfib.vrf_state("red"), VrfState::NoDevice);
+    lfib.set_vrf_devices(devices(device(50, 10)));
+    assert_eq!(
+        (words(&lfib), lfib.vrf_state("red")),
+        ([VrfWord::NONE; 3], VrfState::NoPort)
+    );
+    // A port enters: the labels lead there once the domain is filled.
+    lfib.use_vrf_with(10, BTreeMap::new);
+    lfib.follow_vrfs();
+    assert_eq!(
+        (words(&lfib), lfib.vrf_state("red")),
+        ([VrfWord::NONE; 3], VrfState::Filling)
+    );
+    fill(&mut lfib);
+    lfib.follow_vrfs();
+    let red = VrfWord::new(50, Domain(1));
+    assert_eq!(words(&lfib), [red, red, VrfWord::NONE]);
+    assert_eq!(
+        (lfib.vrf_state("red"), lfib.vrf_state("blue")),
+        (VrfState::Switched, VrfState::NoPort)
+    );
+    // The device is made anew, and goes.
+    lfib.set_vrf_devices(devices(device(52, 10)));
+    assert_eq!(word(&lfib, 100), VrfWord::new(52, Domain(1)));
+    lfib.set_vrf_devices(BTreeMap::new());
+    assert_eq!(words(&lfib), [VrfWord::NONE; 3]);
+    lfib.set_vrf_devices(devices(device(52, 10)));
+    // The last port leaves. No label leads into the domain any more when the grace period begins after which its number
+    // is free.
+    lfib.tables_mut().grace_periods_over = Some(lfib.tables().grace_periods);
+    lfib.leave_vrfs(&BTreeSet::new());
+    assert_eq!(words(&lfib), [VrfWord::NONE; 3]);
+    lfib.tables_mut().end_grace_periods();
+    fill(&mut lfib);
+    lfib.use_vrf_with(20, BTreeMap::new);
+    fill(&mut lfib);
+    lfib.follow_vrfs();
+    assert_eq!(
+        words(&lfib),
+        [VrfWord::NONE, VrfWord::NONE, VrfWord::new(51, Domain(1))]
+    );
+    // A slot is used again only when no program can read it as the old VRF.
+    let slot = entry(&lfib, 102).operand();
+    lfib.delete(&[label(102)]).unwrap();
+    lfib.change(Mode::Add, Owner::STATIC, &[into(104, "green")]).unwrap();
+    assert_ne!(entry(&lfib, 104).operand(), slot);
+    lfib.reclaim();
+    lfib.tables_mut().end_grace_periods();
+    lfib.reclaim();
+    lfib.change(Mode::Add, Owner::STATIC, &[into(105, "blue")]).unwrap();
+    assert_eq!(
+        (entry(&lfib, 105).operand(), word(&lfib, 105)),
+        (slot, VrfWord::new(51, Domain(1)))
+    );
+    // Packets that the VRF's table sends count as forwarded.
+    count(&lfib, 100, 5);
+    assert_eq!((counted(&lfib, 100), forwarded(&mut lfib)), (5, 5));
+}
+
 /// However many routes there are, no step writes more than its share, and no port uses a domain before it is complete.
 #[test]
 fn a_domain_is_filled_and_emptied_in_small_steps() {
@@ -2517,6 +2640,7 @@ proptest! {
     ) {
         let mut lfib = if roomy { large() } else { lfib() };
         (lfib.step, lfib.turned_at_once) = (at_once, at_once.min(3));
+        lfib.set_vrf_devices(vrf_devices());
         let mut model = Model::new();
         let mut kernel = Kernel::default();
         let mut meanings = BTreeMap::new();
@@ -2568,7 +2692,10 @@ proptest! {
                         model = wanted;
                     }
                 }
-                Step::Meanwhile(other) => other.happens(&mut lfib, &mut kernel)?,
+                Step::Meanwhile(other) => {
+                    other.happens(&mut lfib, &mut kernel)?;
+                    ensure_vrfs_are_followed(&mut lfib)?;
+                }
                 Step::Heal => {
                     lfib.tables_mut().ftn_inserts_left = usize::MAX;
                     lfib.retry_filling();

@@ -4,7 +4,6 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use mplsxdp_common::abi::CrossConnect;
-use mplsxdp_common::wire::{ETH_HLEN, VLAN_HLEN};
 
 use super::sub_interface::Tags;
 use super::{Port, PortError, Ports, Role};
@@ -154,6 +153,7 @@ impl Ports {
         let crossed = self.ports.iter().filter(|port| port.is_cross_connected());
         let interfaces = crossed.filter_map(|port| Some(self.program_port(port)?.ifindex()));
         self.crossed_interfaces.wanted = interfaces.collect();
+        self.publish_ways_out(tables);
         for port in &self.ports {
             if let Some(to) = &port.cross_connect {
                 tables.store_cross_connect(port.number(), self.crossing(port, to));
@@ -172,18 +172,9 @@ impl Ports {
 
     /// Nowhere while there is no port with this name.
     fn crossing(&self, from: &Port, to: &str) -> CrossConnect {
-        let found = self.ports.iter().find(|port| *port.name == *to && port.is_usable());
-        let Some((to, way_out)) = found.and_then(|to| Some((to, self.program_port(to)?))) else {
-            return CrossConnect::NOWHERE;
-        };
-        // The kernel redirects no longer frames (xdp_ok_fwd_dev).
-        let longest = way_out.mtu.saturating_add((ETH_HLEN + VLAN_HLEN) as u32);
-        let tags_of = |port: &Port| port.tags().into_iter().flat_map(Tags::iter);
-        let tags: Vec<_> = tags_of(to).map(|vlan| (vlan.tpid, vlan.vid)).collect();
-        CrossConnect::new(to.number(), longest.try_into().unwrap_or(u16::MAX))
-            .without_tags(tags_of(from).count())
-            .with_tags(&tags)
-            .with_one_buffer(!self.sends_multi_buffer(to.number()))
+        let to = self.ports.iter().find(|port| *port.name == *to && port.is_usable());
+        let way_out = to.map_or(CrossConnect::NOWHERE, |to| self.way_out_by(to));
+        way_out.without_tags(from.tags().into_iter().flat_map(Tags::iter).count())
     }
 
     /// The port with which each is cross-connected has this name now.

@@ -1,12 +1,12 @@
 //! The ports: interfaces with the program, and their VLAN sub-interfaces. While it is a port, each has a number that
 //! identifies it in the tables.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
 use std::sync::Arc;
 use std::time::Instant;
 
-use mplsxdp_common::abi::{self, Domain, MAX_PORTS, PortWord, Settings, TrafficClasses, VlanTags};
+use mplsxdp_common::abi::{self, CrossConnect, Domain, MAX_PORTS, PortWord, Settings, TrafficClasses, VlanTags};
 use mplsxdp_common::wire::{Mac, VLAN_HLEN};
 use tracing::{info, warn};
 
@@ -385,6 +385,8 @@ pub struct Ports {
     /// Settings that all ports share; [`Settings::with_port`] fills in the number.
     settings: Settings,
     pub(super) ports: Vec<Port>,
+    /// How frames leave by each interface, as published.
+    pub(super) ways_out: BTreeMap<u32, CrossConnect>,
     /// Whether ports whose interfaces disappear become ports again when the interfaces are recreated.
     readopts: bool,
     pub(super) waiting: WaitingPorts,
@@ -399,6 +401,7 @@ impl Ports {
             mode,
             settings,
             ports: Vec::new(),
+            ways_out: BTreeMap::new(),
             readopts,
             waiting: WaitingPorts::default(),
             leaving: Vec::new(),

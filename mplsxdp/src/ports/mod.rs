@@ -13,6 +13,7 @@ pub mod preflight;
 pub mod programs;
 pub mod sub_interface;
 pub mod waiting;
+mod ways_out;
 
 pub use attach::check;
 pub use error::PortError;

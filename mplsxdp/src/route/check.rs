@@ -2,6 +2,7 @@
 //! field that breaks it; the reader of a line or message knows where that field is.
 
 use std::fmt;
+use std::sync::Arc;
 
 use ipnet::IpNet;
 use mplsxdp_common::abi::{MAX_PUSH, TtlPropagate};
@@ -201,6 +202,21 @@ pub enum Rule {
     PassAmongSeveral,
     #[error("`pass` with `dev lo` (`local_pass`) is for a label; a prefix takes only `pass`")]
     LocalPassForPrefix,
+    #[error(
+        "`vrf NAME pass` sends packets as the VRF routes them; it takes no `via`, `backup`, `as` or `encap`, and no `dev`"
+    )]
+    VrfAlone,
+    #[error("`vrf NAME pass` sends packets as the VRF routes them; it is not one of several next hops")]
+    VrfAmongSeveral,
+    #[error(
+        "`vrf {0}` needs `pass`: packets that only the kernel can handle are left to it, which must have the label, too (`ip -f \
+         mpls route add LABEL dev {0}`)"
+    )]
+    VrfWithoutPass(Arc<str>),
+    #[error("`vrf_pass` needs the name of a VRF, `dev`")]
+    VrfWithoutName,
+    #[error("`vrf_pass` is for a label; a prefix names the table of a VRF")]
+    VrfPassForPrefix,
     #[error("a reason is only for `pass`")]
     ReasonWithoutPass,
 
@@ -398,6 +414,14 @@ fn path(key: RouteKey, given: wire::Path) -> Result<Path, Broken> {
         (RouteKey::Prefix(_), Some(RouteAction::LocalPass), _) => {
             return Err((Field::Action, Rule::LocalPassForPrefix));
         }
+        (RouteKey::Prefix(_), Some(RouteAction::VrfPass), _) => {
+            return Err((Field::Action, Rule::VrfPassForPrefix));
+        }
+        (RouteKey::Label(_), Some(RouteAction::VrfPass), Some(_)) => return Err((Field::Out, Rule::VrfAlone)),
+        (RouteKey::Label(_), Some(RouteAction::VrfPass), None) => match &dev {
+            Some(name) => Action::VrfPass(name.clone()),
+            None => return Err((Field::Dev, Rule::VrfWithoutName)),
+        },
         (_, Some(RouteAction::Pass), None) => Action::Pass(None),
         (_, Some(RouteAction::Pass | RouteAction::LocalPass), Some(_)) => return Err((Field::Out, Rule::PassAlone)),
         (RouteKey::Label(_), None | Some(RouteAction::Pop), None) => Action::Pop,
@@ -427,14 +451,16 @@ fn path(key: RouteKey, given: wire::Path) -> Result<Path, Broken> {
         Action::Local => (true, Rule::LocalAlone),
         Action::LocalPass => (true, Rule::PassAlone),
         Action::Pass(_) => (false, Rule::PassAlone),
+        Action::VrfPass(_) => (false, Rule::VrfAlone),
         _ => (false, Rule::LocalAlone),
     };
     let is_pass = matches!(action, Action::Pass(_));
+    let dev = dev.filter(|_| !matches!(action, Action::VrfPass(_)));
     let via = via.map(|via| address(via).map_err(|rule| (Field::Via, rule)));
     let next_hop = match (via.transpose()?, dev) {
         (None, None) => None,
         (None, Some(_)) if is_local && to_lo => None,
-        (Some(_), _) if is_local || is_pass => return Err((Field::Via, alone)),
+        (Some(_), _) if is_local || action.stays_here() => return Err((Field::Via, alone)),
         (_, Some(_)) if is_local || is_pass || to_lo => return Err((Field::Dev, alone)),
         (Some(via), dev) => Some(NextHop { via, dev }),
         (None, Some(_)) => return Err((Field::Dev, Rule::DevWithoutVia)),
@@ -515,9 +541,13 @@ fn check_path(key: RouteKey, path: &Path) -> Result<(), Broken> {
         }
         (_, Action::Pass(_)) | (RouteKey::Label(_), _) => {}
         (RouteKey::Prefix(_), Action::LocalPass) => return Err((Field::Action, Rule::LocalPassForPrefix)),
+        (RouteKey::Prefix(_), Action::VrfPass(_)) => return Err((Field::Action, Rule::VrfPassForPrefix)),
         (RouteKey::Prefix(fec), _) => return Err((Field::Action, Rule::PrefixPushes(fec.prefix))),
     }
     match (&path.action, &path.next_hop, &path.backup) {
+        (Action::VrfPass(name), None, None) => check_interface(name).map_err(|error| (Field::Dev, error.into()))?,
+        (Action::VrfPass(_), Some(_), _) => return Err((Field::Via, Rule::VrfAlone)),
+        (Action::VrfPass(_), None, Some(_)) => return Err((Field::Backup, Rule::VrfAlone)),
         (Action::Local | Action::LocalPass | Action::Pass(_), None, None) => {}
         (Action::Local, Some(_), _) => return Err((Field::Via, Rule::LocalAlone)),
         (Action::Local, None, Some(_)) => return Err((Field::Backup, Rule::LocalAlone)),
@@ -620,6 +650,7 @@ pub(super) fn check_paths(key: RouteKey, paths: &mut Vec<Path>) -> Result<(), In
             index,
             match paths[index].action {
                 Action::Local => (Field::Dev, Rule::LocalAmongSeveral),
+                Action::VrfPass(_) => (Field::Action, Rule::VrfAmongSeveral),
                 _ => (Field::Action, Rule::PassAmongSeveral),
             },
         ));

@@ -238,10 +238,20 @@ impl<'a, 'c> Parser<'a, 'c> {
                 self.note(&mut line.spans, Field::Reason, word)?;
                 continue;
             }
+            if word.starts_with('#') && by_itself.action == Some(RouteAction::VrfPass) {
+                // Why packets are left to the kernel now: `route show` adds it.
+                self.comment(word);
+                continue;
+            }
             let (given, spans, onlink) = match line.several.last_mut() {
                 Some(last) => (&mut last.given, &mut last.spans, &mut last.onlink),
                 None => (&mut by_itself, &mut line.spans, &mut line.onlink),
             };
+            // After anything else it is a table.
+            if word == "vrf" && line.given.label.is_some() && *given == wire::Path::default() {
+                self.vrf_pass(word, given, spans)?;
+                continue;
+            }
             if self.take_path_word(word, given, spans, onlink)? || self.take_route_word(word, &mut line)? {
                 continue;
             }
@@ -599,6 +609,18 @@ impl<'a, 'c> Parser<'a, 'c> {
             _ => return Ok(false),
         }
         Ok(true)
+    }
+
+    /// The name after `vrf`, for a label, and `pass` after that.
+    fn vrf_pass(&mut self, word: &'a str, given: &mut wire::Path, spans: &mut Spans) -> Result<(), GrammarError> {
+        let name = self.value(word, "the name of a VRF")?;
+        if self.words.clone().next() != Some("pass") {
+            return Err(self.error(name, Rule::VrfWithoutPass(name.into())));
+        }
+        self.next();
+        (given.action, given.dev) = (Some(RouteAction::VrfPass), Some(name.into()));
+        self.note(spans, Field::Action, word)?;
+        self.note(spans, Field::Dev, word)
     }
 
     /// The other neighbour after `backup`, with the interface that directly follows it; and in front of it, its own labels.

@@ -101,6 +101,9 @@ pub enum Action {
     /// Label routes: pop and look at the next label, like [`Action::Local`]. If there is none, the whole frame is left
     /// unchanged to the kernel, which has the same route (`dev lo pass`).
     LocalPass,
+    /// Label routes: pop, and send the packet as this VRF routes it. What needs the kernel is left to it unchanged; it has the
+    /// same route (`vrf NAME pass`).
+    VrfPass(Arc<str>),
     /// Prefix routes: impose these labels. `ttl` is their TTL; `None`: as the TTL mode says.
     Push { labels: OutLabels, ttl: Option<NonZeroU8> },
     /// Frames are left to the kernel unchanged, and packets get no labels (`pass`); `None`: no reason is given.
@@ -108,9 +111,9 @@ pub enum Action {
 }
 
 impl Action {
-    /// Whether frames stay on this machine, so that there is no next hop.
+    /// Whether there is no next hop: frames stay on this machine, or it routes them.
     pub const fn stays_here(&self) -> bool {
-        matches!(self, Self::Local | Self::LocalPass | Self::Pass(_))
+        matches!(self, Self::Local | Self::LocalPass | Self::VrfPass(_) | Self::Pass(_))
     }
 
     /// The words of a line that say so, each with a space in front.
@@ -121,6 +124,7 @@ impl Action {
             Self::PenultimatePop => f.write_str(" as implicit-null"),
             Self::Local => f.write_str(" dev lo"),
             Self::LocalPass => f.write_str(" dev lo pass"),
+            Self::VrfPass(name) => write!(f, " vrf {name} pass"),
             Self::Pass(_) => f.write_str(" pass"),
             Self::Push { labels, ttl: None } => write!(f, " encap mpls {labels}"),
             Self::Push { labels, ttl: Some(ttl) } => write!(f, " encap mpls {labels} ttl {ttl}"),
@@ -469,7 +473,7 @@ impl From<NextHop> for Backup {
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Path {
     pub action: Action,
-    /// `None` only for `dev lo` and `pass`.
+    /// `None` only for `dev lo`, `vrf` and `pass`.
     pub next_hop: Option<NextHop>,
     /// Replaces `next_hop` while that cannot be reached.
     pub backup: Option<Backup>,

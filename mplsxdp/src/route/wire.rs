@@ -112,6 +112,7 @@ pub enum RouteAction {
     PenultimatePop,
     Local,
     LocalPass,
+    VrfPass,
     Push,
     Pass,
 }
@@ -239,6 +240,7 @@ fn fields(action: &Action) -> (RouteAction, Option<Vec<u32>>, Option<u8>) {
         Action::PenultimatePop => (RouteAction::PenultimatePop, None, None),
         Action::Local => (RouteAction::Local, None, None),
         Action::LocalPass => (RouteAction::LocalPass, None, None),
+        Action::VrfPass(_) => (RouteAction::VrfPass, None, None),
         Action::Pass(_) => (RouteAction::Pass, None, None),
         Action::Push { labels, ttl } => (RouteAction::Push, values(labels), ttl.map(|ttl| ttl.get())),
     }
@@ -298,7 +300,10 @@ impl From<&route::Path> for Path {
             out,
             ttl,
             via: path.next_hop.as_ref().map(|next_hop| next_hop.via.into()),
-            dev: path.next_hop.as_ref().and_then(|next_hop| next_hop.dev.clone()),
+            dev: match &path.action {
+                Action::VrfPass(name) => Some(name.clone()),
+                _ => path.next_hop.as_ref().and_then(|next_hop| next_hop.dev.clone()),
+            },
             backup: path.backup.as_ref().map(Backup::from),
             weight: Some(path.weight),
         }

@@ -5,8 +5,10 @@ use std::cell::Cell;
 
 use mplsxdp_common::abi::{
     Adjacency, CrossConnect, Domain, LabelStack, PortWord, Reason, RouteEntry, Settings, SubInterfaceKey, TtlMode,
+    VrfWord,
 };
-use mplsxdp_common::forward::{Frame as _, PortView, Verdict, forward};
+use mplsxdp_common::fib::FibLookup;
+use mplsxdp_common::forward::{Frame, PortView, Verdict, forward};
 use mplsxdp_common::wire::{ETH_HLEN, LSE_LEN, Label, Lse};
 
 use super::packet::{Parts, entries, is_labelled};
@@ -264,6 +266,18 @@ impl<T: PortView> PortView for Noted<'_, T> {
         self.tables.protected(pair)
     }
 
+    fn vrf(&self, index: u32) -> VrfWord {
+        self.tables.vrf(index)
+    }
+
+    fn fib<F: Frame>(&self, frame: &F, lookup: &mut FibLookup) -> bool {
+        self.tables.fib(frame, lookup)
+    }
+
+    fn way_out(&self, ifindex: u32) -> Option<CrossConnect> {
+        self.tables.way_out(ifindex)
+    }
+
     fn hash_seed(&self) -> u32 {
         self.tables.hash_seed()
     }
@@ -332,6 +346,18 @@ impl<T: PortView> PortView for Unlimited<'_, T> {
 
     fn protected(&self, pair: u32) -> [RouteEntry; 2] {
         self.tables.protected(pair)
+    }
+
+    fn vrf(&self, index: u32) -> VrfWord {
+        self.tables.vrf(index)
+    }
+
+    fn fib<F: Frame>(&self, frame: &F, lookup: &mut FibLookup) -> bool {
+        self.tables.fib(frame, lookup)
+    }
+
+    fn way_out(&self, ifindex: u32) -> Option<CrossConnect> {
+        self.tables.way_out(ifindex)
     }
 
     fn hash_seed(&self) -> u32 {

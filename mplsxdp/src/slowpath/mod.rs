@@ -320,6 +320,7 @@ impl SlowPath {
                 | Reason::LabelNotAccepted
                 | Reason::CrossConnected
                 | Reason::CrossTooBig
+                | Reason::Vrf
                 | Reason::UnknownVlan
                 | Reason::NoFtn
                 | Reason::NoHeadroom

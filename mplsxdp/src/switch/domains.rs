@@ -10,7 +10,7 @@ use super::{Effect, Switch};
 use crate::config::SyncTable;
 use crate::control::api::Refusal;
 use crate::dataplane::{FtnKey, Tables};
-use crate::lfib::Budget;
+use crate::lfib::{Budget, VrfDevice};
 use crate::ports::local::LocalPair;
 use crate::ports::sub_interface;
 
@@ -57,8 +57,8 @@ impl<T: Tables> Switch<T> {
         self.effects.push_back(Effect::RetryHeld);
     }
 
-    /// Makes each port look in the domain of its VRF, and begins to fill the domains of VRFs that have new ports or
-    /// will have them soon. Returns whether ports have changed their VRFs.
+    /// Makes each port and label look in the domain of its VRF, and begins to fill the domains of VRFs that have new ports
+    /// or will have them soon. Returns whether ports have changed their VRFs.
     pub(super) fn follow_vrfs(&mut self, coming: &[&str]) -> bool {
         let links = self.resolver.links();
         let coming = coming.iter().filter_map(|name| match links.by_name(name) {
@@ -71,6 +71,11 @@ impl<T: Tables> Switch<T> {
             .filter_map(|(_, table)| table)
             .chain(coming)
             .collect();
+        let devices = links.iter().filter_map(|link| {
+            let (ifindex, table) = (link.ifindex, link.vrf_table?);
+            Some((link.name.clone(), VrfDevice { ifindex, table }))
+        });
+        self.lfib.set_vrf_devices(devices.collect());
         for &table in &used {
             if !self.lfib.use_vrf(table) && !self.vrf_tables.contains(&table) {
                 warn!(
@@ -136,6 +141,7 @@ impl<T: Tables> Switch<T> {
             let domain = self.lfib.domain(table);
             changed |= self.ports.set_domain(port, domain, self.lfib.tables_mut());
         }
+        self.lfib.follow_vrfs();
         if changed {
             self.effects.push_back(Effect::RetryHeld);
         }

@@ -204,6 +204,7 @@ impl<T: Tables> Switch<T> {
                 standby: true,
                 next_hop: None,
                 paths: None,
+                passes: None,
                 counter: None,
             })
             .collect()

@@ -16,13 +16,13 @@ use crate::control::api;
 use crate::dataplane::Tables;
 use crate::lfib::counters::CountedAt;
 use crate::lfib::next_hops::{NextHopId, Position, Protection};
-use crate::lfib::{Candidate, Listed, Select};
+use crate::lfib::{Candidate, Listed, Select, VrfState};
 use crate::log;
 use crate::neighbour::resolver::HopState;
 use crate::neighbour::{LinkInfo, Vlan};
 use crate::ports::Role;
 use crate::ports::sub_interface;
-use crate::route::{Backup, Description, Fec, NextHop, Path, Route, RouteKey, RoutingTable, Source, Via};
+use crate::route::{Action, Backup, Description, Fec, NextHop, Path, Route, RouteKey, RoutingTable, Source, Via};
 
 /// How many routes are examined at most for one part of a list: a filter may match none of a million.
 const EXAMINED: usize = 8 << 10;
@@ -283,10 +283,30 @@ impl<T: Tables> Switch<T> {
                     standby: false,
                     next_hop,
                     paths,
+                    passes: self.passes(&listed.route),
                     counter: None,
                 }
             })
             .collect()
+    }
+
+    /// Why all packets of a VRF's label are left to the kernel, if they are.
+    fn passes(&self, route: &Route) -> Option<String> {
+        let [
+            Path {
+                action: Action::VrfPass(name),
+                ..
+            },
+        ] = route.paths()
+        else {
+            return None;
+        };
+        match self.lfib.vrf_state(name) {
+            VrfState::Switched => None,
+            VrfState::NoDevice => Some(format!("there is no VRF {name}")),
+            VrfState::NoPort => Some(format!("no port is in VRF {name}")),
+            VrfState::Filling => Some(format!("the prefix routes for VRF {name} are not written yet")),
+        }
     }
 
     /// Selects routes by `filter` and the next hops of now, also later. An interface that does not exist is refused.

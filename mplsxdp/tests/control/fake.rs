@@ -501,6 +501,7 @@ fn installed(route: &Route, counters: bool) -> InstalledRoute {
         standby: false,
         next_hop,
         paths,
+        passes: None,
         counter: counters.then_some(Counter { packets: 5, bytes: 500 }),
     }
 }

@@ -7,7 +7,7 @@ use std::num::NonZeroU8;
 use mplsxdp::dataplane::{FtnKey, Tables};
 use mplsxdp_common::abi::{
     Adjacency, CrossConnect, Domain, DscpToTc, LabelRange, LabelStack, MAX_PUSH, Op, PortWord, RouteEntry, Settings,
-    SubInterfaceKey, TcToDscp, TrafficClasses, TtlPropagate, VlanTags,
+    SubInterfaceKey, TcToDscp, TrafficClasses, TtlPropagate, VlanTags, VrfWord,
 };
 use mplsxdp_common::wire::{
     ETH_P_8021AD, ETH_P_8021Q, ETH_P_IP, IPPROTO_SCTP, IPPROTO_TCP, IPPROTO_UDP, LSP_PING_PORT, Label, Lse, Mac,
@@ -25,6 +25,10 @@ const STACKS: u32 = 16;
 const SLOTS: u32 = 32;
 const GROUPS: u32 = 4;
 const PAIRS: u32 = 8;
+/// The VRFs of labels; others do not exist.
+const VRFS: u32 = 4;
+/// No interface has this index: the kernel's FIB has no answer, so packets get labels or are left to the kernel.
+const NO_INTERFACE: u32 = i32::MAX as u32;
 /// VIDs of each port's sub-interfaces, whose numbers are [`lab::sub_interface`].
 const SUB_INTERFACES: [(u16, u16); lab::SUB_INTERFACES] = [(5, 0), (6, 0), (6, 7)];
 const DOMAINS: [Domain; 3] = [Domain::NO_VRF, Domain(1), Domain(7)];
@@ -133,6 +137,9 @@ impl World {
         for (index, &pair) in (0..).zip(&self.pairs) {
             tables.store_pair(index, pair);
         }
+        for (index, domain) in (0..VRFS).zip(DOMAINS.into_iter().cycle()) {
+            tables.store_vrf(index, VrfWord::new(NO_INTERFACE, domain));
+        }
         for (settings, port) in lab::settings().iter().zip(&self.ports) {
             port.store(*settings, tables);
         }
@@ -233,6 +240,7 @@ fn route_entry() -> impl Strategy<Value = RouteEntry> {
         4 => Just(Op::Group),
         4 => Just(Op::Protected),
         1 => Just(Op::Pass),
+        2 => Just(Op::VrfPass),
     ])
 }
 

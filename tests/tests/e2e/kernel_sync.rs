@@ -39,6 +39,7 @@ pub fn tests() -> Vec<Trial> {
     vec![
         test("label_routes_of_every_form", label_routes),
         with_vrf("what_xdp_cannot_do_passes", passes),
+        with_vrf("labels_of_a_vrf_are_routed_in_it", vrf_labels),
         test("several_paths_of_a_label", several_paths),
         test("prefixes_inline_and_by_nexthop_objects", prefixes),
         test("objects_and_devices_that_go_without_a_word", silences),
@@ -322,7 +323,7 @@ fn passes() -> Result<()> {
         &bench,
         &[
             "100 pass proto ldp # 30 labels to push; at most 16 are supported",
-            "101 pass proto boot # delivery to VRF red",
+            "101 vrf red pass proto boot # no port is in VRF red",
             "102 pass proto boot # eth3 is not a port",
             "103 pass proto boot # ttl-propagate of paths that pop and paths that swap",
         ],
@@ -355,6 +356,68 @@ fn passes() -> Result<()> {
 }
 
 /// The labels under which packets of many flows leave.
+/// A label of a VRF: XDP pops it and sends the packet as the VRF routes it, once a port is in the VRF and the neighbour is
+/// resolved. What only the kernel can handle is left to it.
+fn vrf_labels() -> Result<()> {
+    let bench = bench("--sync kernel")?;
+    let netns = bench.router.netns();
+    netns.add_vrf("red", 10)?;
+    netns.ip("addr add 10.9.9.9/32 dev red")?;
+    netns.ip("-M route add 101 dev red")?;
+    wait_for(&bench, &["101 vrf red pass proto boot # no port is in VRF red"])?;
+    netns.ip("link set eth2 master red")?;
+    netns.ip("-6 addr replace fd00:2::1/64 dev eth2 nodad")?;
+    netns.ip("route add 198.51.100.0/24 via 10.0.2.2 vrf red")?;
+    netns.ip("route add 10.0.1.0/24 via 10.0.2.2 vrf red")?;
+    netns.ip("-6 route add 2001:db8:9::/48 via fd00:2::2 vrf red")?;
+    wait_for(&bench, &["101 vrf red pass proto boot"])?;
+    let label = |ttl| [Entry::new(101, ttl)];
+    let sent = bench.labelled(&label(40), &packet(64)?);
+    let expected = ethernet(bench.right.mac(), bench.port2, ETH_P_IP, &with_ttl(&packet(64)?, 39)?);
+    // The neighbour is not resolved: the packet waits in the kernel.
+    let passed = || bench.router.dropped("pass-route");
+    let before = passed()?;
+    bench.left.send(&sent)?;
+    wait::until("a frame that passes", PATIENCE, || {
+        Ok((passed()? > before).then_some(()))
+    })?;
+    know_neighbours(netns)?;
+    bench
+        .right
+        .receive("the packet that waited", |frame| frame == expected)?;
+    let before = (passed()?, bench.router.dropped("vrf")?);
+    for _ in 0..3 {
+        by_xdp(&bench, "101", &sent, &expected)?;
+    }
+    let six = |ttl| udp("2001:db8:8::1".parse()?, "2001:db8:9::1".parse()?, ttl, b"whose?");
+    by_xdp(
+        &bench,
+        "101",
+        &bench.labelled(&label(40), &six(64)?),
+        &ethernet(bench.right.mac(), bench.port2, ETH_P_IPV6, &six(39)?),
+    )?;
+    ensure!(
+        (passed()?, bench.router.dropped("vrf")?) == (before.0, before.1 + 4),
+        "{before:?}"
+    );
+    // An address of the VRF, and an expired label.
+    let local = udp("10.0.1.2".parse()?, "10.9.9.9".parse()?, 64, b"who?")?;
+    let frames = [
+        bench.labelled(&label(40), &local),
+        bench.labelled(&label(1), &packet(64)?),
+    ];
+    for (number, frame) in (1..).zip(&frames) {
+        let before = (passed()?, kernel_received(&bench)?);
+        bench.left.send(frame)?;
+        wait::until("a frame that passes", PATIENCE, || {
+            let now = (passed()?, kernel_received(&bench)?);
+            Ok((now == (before.0 + 1, before.1 + 1)).then_some(()))
+        })
+        .with_context(|| format!("frame {number}"))?;
+    }
+    bench.router.unload()
+}
+
 fn out_labels(bench: &Bench, label: u32) -> Result<BTreeSet<u32>> {
     let mut found = BTreeSet::new();
     for port in 1000..1032 {

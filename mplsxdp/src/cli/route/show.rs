@@ -12,7 +12,9 @@ use crate::cli::link::next_hop;
 use crate::cli::{Failure, Session};
 use crate::control::api::{self, BucketRange, InstalledRoute, Lookup, NextHopState, Resolution, RouteFilter};
 use crate::control::client::Client;
-use crate::route::{Action, Backup, Fec, NextHop, Path, Route, RouteKey, RoutingTable, Source, protocols, tables};
+use crate::route::{
+    Action, Backup, Fec, NextHop, PassReason, Path, Route, RouteKey, RoutingTable, Source, protocols, tables,
+};
 
 pub(super) fn show(chosen: &RouteFilter, session: &mut Session) -> Result<(), Failure> {
     let one = chosen.is_narrow();
@@ -92,6 +94,8 @@ struct JsonPath {
     via: Option<api::ViaAddress>,
     #[serde(skip_serializing_if = "Option::is_none")]
     dev: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    vrf: Option<String>,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pass: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -155,7 +159,10 @@ impl JsonRoute {
             ttl_propagate,
             protocol: protocols::name(route.attributes().protocol),
             metric,
-            reason: route.pass_reason().map(ToString::to_string),
+            reason: route
+                .pass_reason()
+                .map(ToString::to_string)
+                .or(installed.passes.clone()),
             owner: installed.owner.clone(),
             standby: installed.standby,
             nexthops,
@@ -172,6 +179,7 @@ impl JsonPath {
         } = path.into();
         let dev = match path.action {
             Action::Local | Action::LocalPass => Some("lo".into()),
+            Action::VrfPass(_) => None,
             _ => dev.as_deref().map(str::to_owned),
         };
         let backup_found = found.and_then(|found| found.backup.as_ref());
@@ -181,7 +189,11 @@ impl JsonPath {
             ttl,
             via,
             dev,
-            pass: matches!(path.action, Action::LocalPass | Action::Pass(_)),
+            vrf: match &path.action {
+                Action::VrfPass(name) => Some(name.to_string()),
+                _ => None,
+            },
+            pass: matches!(path.action, Action::LocalPass | Action::VrfPass(_) | Action::Pass(_)),
             weight: None,
             flags: found.and_then(flag).into_iter().collect(),
             lladdr: found.and_then(|found| found.lladdr.clone()),
@@ -206,7 +218,7 @@ fn labels(action: &Action) -> Option<String> {
     match action {
         Action::Swap(labels) | Action::Push { labels, .. } => Some(labels.to_string()),
         Action::PenultimatePop => Some("implicit-null".into()),
-        Action::Pop | Action::Local | Action::LocalPass | Action::Pass(_) => None,
+        Action::Pop | Action::Local | Action::LocalPass | Action::VrfPass(_) | Action::Pass(_) => None,
     }
 }
 
@@ -239,7 +251,11 @@ fn lines(installed: &InstalledRoute, counters: bool) -> Result<Vec<String>, Fail
         None if counters => line.push_str(" uncounted"),
         _ => {}
     }
-    if let Some(reason) = route.pass_reason() {
+    if let Some(reason) = route
+        .pass_reason()
+        .map(PassReason::as_str)
+        .or(installed.passes.as_deref())
+    {
         line.push_str(&format!("  # {reason}"));
     }
     if let [_] = route.paths() {
@@ -275,20 +291,22 @@ fn brief(installed: &InstalledRoute, counters: bool) -> Result<Vec<String>, Fail
         let out = match &path.action {
             Action::Swap(labels) | Action::Push { labels, .. } => labels.to_string(),
             Action::PenultimatePop => "implicit-null".to_owned(),
-            Action::Pop | Action::Local | Action::LocalPass => "pop".to_owned(),
+            Action::Pop | Action::Local | Action::LocalPass | Action::VrfPass(_) => "pop".to_owned(),
             Action::Pass(_) => "pass".to_owned(),
         };
         let found = states.next().map(|(found, _)| found);
         let given = path.next_hop.as_ref().map(|next_hop| next_hop.via.bare());
         let via = found.map(|found| found.via.host.to_string()).or(given);
         let via = via.as_deref().unwrap_or("-");
-        let dev = match path.action {
+        let dev = match &path.action {
             Action::Local | Action::LocalPass => "lo",
+            Action::VrfPass(name) => name,
             _ => found.and_then(|found| found.dev.as_deref()).unwrap_or("-"),
         };
         let state = match installed.standby {
             true => "standby".to_owned(),
-            false if path.action == Action::LocalPass => "pass".to_owned(),
+            false if matches!(path.action, Action::LocalPass) || installed.passes.is_some() => "pass".to_owned(),
+            false if matches!(path.action, Action::VrfPass(_)) => "vrf".to_owned(),
             false => found.map_or_else(|| "-".to_owned(), |found| found.state.to_string()),
         };
         let counter = if index == 0 { counter.as_str() } else { "" };

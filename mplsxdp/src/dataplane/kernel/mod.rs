@@ -12,8 +12,8 @@ use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use aya::maps::{DevMap, HashMap, Map, MapData, MapError, XskMap};
 use mplsxdp_common::abi::{
     ABI_VERSION, Adjacency, BUCKETS, Counter, CrossConnect, Domain, FTN_ROOTS, LABEL_RANGE_WORDS, LabelRange,
-    LabelStack, Loss, MAX_FTN, MAX_PORTS, MAX_QUEUES, META_MAGIC, PortWord, REASON_SLOTS, REDIRECT_LOST_SLOT, Reason,
-    RouteEntry, Settings, SubInterfaceKey, TRAFFIC_CLASS_WORDS, TrafficClasses, map,
+    LabelStack, Loss, MAX_FTN, MAX_PORTS, MAX_QUEUES, MAX_VRFS, META_MAGIC, PortWord, REASON_SLOTS, REDIRECT_LOST_SLOT,
+    Reason, RouteEntry, Settings, SubInterfaceKey, TRAFFIC_CLASS_WORDS, TrafficClasses, VrfWord, map,
 };
 use mplsxdp_common::wire::Label;
 
@@ -47,6 +47,8 @@ pub struct KernelTables {
     label_ranges: MappedWords,
     cross_connects: MappedWords,
     traffic_classes: MappedWords,
+    vrfs: MappedWords,
+    ways_out: HashMap<MapData, u32, u64>,
     sub_interfaces: HashMap<MapData, u64, u32>,
     tx_ports: DevMap<MapData>,
     /// `tx_ports` again: aya's type cannot delete.
@@ -125,6 +127,8 @@ impl KernelTables {
                 &open(map::TRAFFIC_CLASSES)?,
                 MAX_PORTS as usize * TRAFFIC_CLASS_WORDS,
             )?,
+            vrfs: MappedWords::new(map::VRFS, &open(map::VRFS)?, MAX_VRFS as usize)?,
+            ways_out: typed(map::WAYS_OUT, Map::HashMap(open(map::WAYS_OUT)?))?,
             sub_interfaces: typed(map::SUB_INTERFACES, Map::HashMap(open(map::SUB_INTERFACES)?))?,
             tx_ports: typed(map::TX_PORTS, Map::DevMap(open(map::TX_PORTS)?))?,
             tx_ports_map: open(map::TX_PORTS)?,
@@ -324,6 +328,24 @@ impl Tables for KernelTables {
         let first = usize::from(port) * TRAFFIC_CLASS_WORDS;
         for (index, word) in (first..).zip(classes.to_words()) {
             self.traffic_classes.store(index, word);
+        }
+    }
+
+    fn store_vrf(&mut self, index: u32, word: VrfWord) {
+        self.vrfs.store(index as usize, word.to_bits());
+    }
+
+    fn set_way_out(&mut self, ifindex: u32, way_out: CrossConnect) -> Result<(), TableError> {
+        self.ways_out
+            .insert(ifindex, way_out.to_bits(), 0)
+            .map_err(|error| table_error(map::WAYS_OUT, "insert into", error))
+    }
+
+    fn remove_way_out(&mut self, ifindex: u32) -> Result<(), TableError> {
+        match self.ways_out.remove(&ifindex) {
+            Err(MapError::SyscallError(error)) if error.io_error.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(MapError::KeyNotFound) | Ok(()) => Ok(()),
+            Err(error) => Err(table_error(map::WAYS_OUT, "remove from", error)),
         }
     }
 

@@ -2,9 +2,10 @@
 
 use mplsxdp_common::abi::{
     Adjacency, CrossConnect, Domain, LabelRange, LabelStack, PortWord, Reason, RouteEntry, Settings, SubInterfaceKey,
-    TRAFFIC_CLASS_WORDS, VlanTags,
+    TRAFFIC_CLASS_WORDS, VlanTags, VrfWord,
 };
-use mplsxdp_common::forward;
+use mplsxdp_common::fib::FibLookup;
+use mplsxdp_common::forward::{self, Frame};
 use mplsxdp_common::wire::Label;
 
 use super::{KernelTables, PAIR_WORDS, STACK_WORDS, label_range_words};
@@ -88,6 +89,20 @@ impl forward::PortView for AtPort<'_> {
     fn protected(&self, pair: u32) -> [RouteEntry; 2] {
         let word = |index| self.tables.backups.get(pair as usize * PAIR_WORDS + index);
         [0, 1].map(|index| RouteEntry::from_bits(word(index).unwrap_or(0)))
+    }
+
+    fn vrf(&self, index: u32) -> VrfWord {
+        VrfWord::from_bits(self.tables.vrfs.get(index as usize).unwrap_or(0))
+    }
+
+    /// Only programs can ask.
+    fn fib<F: Frame>(&self, _frame: &F, _lookup: &mut FibLookup) -> bool {
+        false
+    }
+
+    fn way_out(&self, ifindex: u32) -> Option<CrossConnect> {
+        let way_out = self.tables.ways_out.get(&ifindex, 0).ok();
+        way_out.map(CrossConnect::from_bits)
     }
 
     fn hash_seed(&self) -> u32 {

@@ -847,3 +847,35 @@ fn selections() {
         );
     }
 }
+
+#[test]
+fn a_label_leads_into_a_vrf() {
+    let shown = |line: &str| route(line, Family::Any).map(|route| route.to_string());
+    for line in ["100 vrf red pass", "100 vrf red pass ttl-propagate disabled proto bgp"] {
+        assert_eq!(shown(line).unwrap(), line);
+    }
+    // `route show` adds why packets are left to the kernel.
+    assert_eq!(
+        shown("100 vrf red pass  # no port is in VRF red").unwrap(),
+        "100 vrf red pass"
+    );
+    for (line, word) in [
+        ("100 vrf red", "red"),
+        ("100 vrf red as 110 via inet 192.0.2.1", "red"),
+        ("100 vrf red pass via inet 192.0.2.1", "via inet 192.0.2.1"),
+        (
+            "100 vrf red pass backup via inet 192.0.2.1",
+            "backup via inet 192.0.2.1",
+        ),
+        ("100 vrf red pass as 110", "as"),
+        ("100 vrf red pass dev eth1", "dev"),
+        ("100 vrf a/b pass", "vrf a/b pass"),
+        (
+            "100 nexthop vrf red pass nexthop via inet 192.0.2.1 dev eth1",
+            "vrf red pass",
+        ),
+    ] {
+        let error = route(line, Family::Any).unwrap_err();
+        assert_eq!(&line[error.at.clone()], word, "{line}: {error}");
+    }
+}

@@ -2,12 +2,14 @@
 
 use std::num::NonZeroU8;
 
+use mplsxdp_common::abi::VrfWord;
 use smallvec::SmallVec;
 
 use super::*;
 use crate::config::{Number, SyncSource, TtlPropagation};
 use crate::dataplane::Capacity;
 use crate::feeds::{Mirror, TtlDefaults};
+use crate::neighbour::Master;
 use crate::route::Via;
 use crate::rtnl::{self, Destination, Labels, Message, Object, ObjectTo, Position, To};
 
@@ -246,7 +248,7 @@ fn what_xdp_cannot_do_is_left_to_the_kernel() {
     ]);
     let shown = rig.shown();
     let expected = [
-        "kernel 100 pass proto bgp # delivery to VRF red",
+        "kernel 100 vrf red pass proto bgp",
         "kernel 101 dev lo pass proto bgp",
         "kernel 102 pass proto bgp # no next hop",
         "kernel 103 pass proto bgp # 30 labels",
@@ -524,6 +526,78 @@ fn a_static_route_overrides_that_of_a_table() {
     };
     rig.request(delete).unwrap();
     assert_eq!(rig.shown(), [kernels]);
+}
+
+/// A label of a VRF leads into the VRF as soon as that has a port, and out of any of the ports. What it does follows the VRF
+/// device: its name, and its end.
+#[test]
+fn a_label_of_a_vrf_follows_the_vrf_and_its_ports() {
+    let mut rig = synced(&[SyncSource::Kernel]);
+    let red = |name| LinkInfo {
+        vrf_table: Some(1000),
+        ..link(9, name)
+    };
+    let into_vrf = rtnl::Path {
+        via: None,
+        ..path(9, 1, out(&[]))
+    };
+    let member = |number, name: &str, ifindex| LinkInfo {
+        master: Some(Master { ifindex, kind: None }),
+        ..link(number, name)
+    };
+    let passes = |rig: &mut Rig| {
+        let lookup = api::Lookup::Key(RouteKey::Label(label(100)));
+        match rig.request(Request::GetRoute { lookup }) {
+            Ok(Reply::Route(found)) => found.passes,
+            other => panic!("{other:?}"),
+        }
+    };
+    let word = |rig: &Rig| {
+        let tables = rig.switch.tables();
+        let entry = tables.ilm[&label(100)];
+        assert_eq!(entry.op(), Op::VrfPass);
+        tables.vrfs[&entry.operand()]
+    };
+    let ways = |rig: &Rig| {
+        let mut ways: Vec<_> = rig
+            .switch
+            .tables()
+            .ways_out
+            .iter()
+            .map(|(&ifindex, way)| (ifindex, way.port()))
+            .collect();
+        ways.sort_unstable();
+        ways
+    };
+    rig.link(red("red"));
+    rig.kernel(vec![reported(Destination::Label(label(100)), paths(&[into_vrf]))]);
+    assert_eq!(rig.shown(), ["kernel 100 vrf red pass proto bgp"]);
+    assert_eq!(
+        (word(&rig), passes(&mut rig)),
+        (VrfWord::NONE, Some("no port is in VRF red".into()))
+    );
+    let ports = ways(&rig);
+    assert_eq!(ports.iter().map(|way| way.0).collect::<Vec<_>>(), [1, 2]);
+    rig.link(member(1, "eth1", 9));
+    assert_eq!((word(&rig), passes(&mut rig)), (VrfWord::new(9, Domain(1)), None));
+    assert_eq!(ways(&rig), ports);
+    rig.link(red("purple"));
+    assert_eq!(rig.shown(), ["kernel 100 vrf purple pass proto bgp"]);
+    assert_eq!((word(&rig), passes(&mut rig)), (VrfWord::new(9, Domain(1)), None));
+    // The port leaves, and comes back.
+    rig.link(link(1, "eth1"));
+    assert_eq!(
+        (word(&rig), passes(&mut rig)),
+        (VrfWord::NONE, Some("no port is in VRF purple".into()))
+    );
+    rig.link(member(1, "eth1", 9));
+    assert_eq!(passes(&mut rig), None);
+    // A port is removed: packets do not leave by it any more.
+    rig.gone(1);
+    assert_eq!(ways(&rig), ports[1..]);
+    assert_eq!(word(&rig), VrfWord::NONE);
+    rig.gone(9);
+    assert_eq!(rig.shown(), ["kernel 100 pass proto bgp # interface 9 does not exist"]);
 }
 
 #[test]

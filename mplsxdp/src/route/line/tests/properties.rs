@@ -29,6 +29,7 @@ fn label_action() -> impl Strategy<Value = Action> {
         Just(Action::PenultimatePop),
         Just(Action::Local),
         Just(Action::LocalPass),
+        "[a-z][a-z0-9._-]{0,13}[a-z0-9]".prop_map(|name| Action::VrfPass(name.into())),
         pass()
     ]
 }

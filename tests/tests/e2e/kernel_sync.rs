@@ -13,6 +13,7 @@ use mplsxdp::route::{Protocol, Via};
 use mplsxdp::rtnl::{self, Destination, Labels, Message, Path, Position, Route, To};
 use mplsxdp_common::wire::{ETH_P_IP, ETH_P_IPV6, Label};
 use mplsxdp_tests::frame::{Entry, ethernet, udp, udp_of_ports, with_ttl};
+use mplsxdp_tests::icmp::{FRAGMENTATION_NEEDED_V4, IcmpError};
 use mplsxdp_tests::needs::Need;
 use mplsxdp_tests::zebra::{Zebra, lsp, swap};
 use mplsxdp_tests::{Netns, netlink, wait};
@@ -400,11 +401,14 @@ fn vrf_labels() -> Result<()> {
         (passed()?, bench.router.dropped("vrf")?) == (before.0, before.1 + 4),
         "{before:?}"
     );
-    // An address of the VRF, and an expired label.
+    // An address of the VRF, an expired label, and a packet that does not fit: the kernel answers that.
     let local = udp("10.0.1.2".parse()?, "10.9.9.9".parse()?, 64, b"who?")?;
+    let large = udp("10.0.1.2".parse()?, "198.51.100.1".parse()?, 64, &[7; 1400])?;
+    netns.ip("link set eth2 mtu 1400")?;
     let frames = [
         bench.labelled(&label(40), &local),
         bench.labelled(&label(1), &packet(64)?),
+        bench.labelled(&label(40), &large),
     ];
     for (number, frame) in (1..).zip(&frames) {
         let before = (passed()?, kernel_received(&bench)?);
@@ -415,6 +419,22 @@ fn vrf_labels() -> Result<()> {
         })
         .with_context(|| format!("frame {number}"))?;
     }
+    let about = |frame: &[u8]| {
+        IcmpError::read(frame)?
+            .ok()
+            .filter(|error| error.kind == FRAGMENTATION_NEEDED_V4)
+    };
+    bench
+        .right
+        .receive("Fragmentation Needed", |frame| about(frame).is_some())?;
+    netns.ip("link set eth2 mtu 1500")?;
+    // It follows the VRF device, and the port that leaves.
+    netns.ip("link set red down")?;
+    netns.ip("link set red name purple")?;
+    netns.ip("link set purple up")?;
+    wait_for(&bench, &["101 vrf purple pass proto boot"])?;
+    netns.ip("link set eth2 nomaster")?;
+    wait_for(&bench, &["101 vrf purple pass proto boot # no port is in VRF purple"])?;
     bench.router.unload()
 }
 

@@ -443,11 +443,13 @@ fn jumbo_twins() -> Twins<Through<MemoryTables>, Through<KernelTables>> {
     let mut twins = lab_twins();
     for neighbour in lab::neighbours() {
         if let Some(adjacency) = neighbour.adjacency {
-            let index = (0..MAX_ADJACENCIES as u16)
-                .find(|&index| twins.host.as_mut().adjacency(index) == adjacency)
-                .unwrap();
-            twins.host.as_mut().store_adjacency(index, adjacency.with_mtu(9000));
-            twins.kernel.as_mut().store_adjacency(index, adjacency.with_mtu(9000));
+            // Routes with backups of their own have it once more.
+            for index in 0..MAX_ADJACENCIES as u16 {
+                if twins.host.as_mut().adjacency(index) == adjacency {
+                    twins.host.as_mut().store_adjacency(index, adjacency.with_mtu(9000));
+                    twins.kernel.as_mut().store_adjacency(index, adjacency.with_mtu(9000));
+                }
+            }
         }
     }
     twins.store_port(jumbo_settings(), "core");

@@ -48,6 +48,7 @@ assert switch.call("ListRoutes", label=100, counters=True) == {
                 "dev": "eth1",
                 "lladdr": via["host"],
                 "state": "static",
+                "own_backups": False,
                 "redirect_lost": False,
                 "routes": 1,
             },

@@ -23,7 +23,7 @@ const fn operation(from: Option<Tags>, to: Option<Tags>) -> Option<VlanOperation
 /// The interfaces whose frames for other stations are needed, too.
 #[derive(Default, Debug)]
 pub(super) struct CrossedInterfaces {
-    wanted: BTreeSet<u32>,
+    pub(super) wanted: BTreeSet<u32>,
     told: BTreeSet<u32>,
 }
 

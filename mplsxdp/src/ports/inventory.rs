@@ -1315,6 +1315,7 @@ impl Ports {
 
     pub fn clear(&mut self) {
         self.ports.clear();
+        self.crossed_interfaces.wanted.clear();
     }
 
     pub fn get(&self, number: u16) -> Option<&Port> {

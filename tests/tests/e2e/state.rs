@@ -379,7 +379,10 @@ fn ports() -> Result<()> {
         "{:?}",
         status.ports
     );
-    router.run("unload").map(drop)
+    router.run("xconnect add eth2 eth1 one-way")?;
+    wait::until("promiscuous mode", PATIENCE, || Ok(receives_all(&place)?.then_some(())))?;
+    router.run("unload")?;
+    wait::until("its end", PATIENCE, || Ok((!receives_all(&place)?).then_some(())))
 }
 
 fn ifindex(netns: &Netns, interface: &str) -> Result<u32> {

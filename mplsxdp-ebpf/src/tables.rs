@@ -13,10 +13,10 @@ use aya_ebpf::{
 };
 use mplsxdp_common::abi::{
     Adjacency, BUCKETS, CHUNK_LINES, CHUNK_WORDS, Counter, CounterSlots, CrossConnect, DEFAULT_BACKUPS,
-    DEFAULT_COUNTER_SLOTS, DEFAULT_GROUPS, DEFAULT_STACKS, Delivery, Domain, FTN_ROOTS as FTN_ROOT_WORDS,
-    LABEL_RANGE_WORDS, LINE_WORDS, LabelRange, LabelStack, MAX_ADJACENCIES, MAX_CHUNKS, MAX_LABELS, MAX_PORTS,
-    MAX_QUEUES, MAX_VRFS, Meta, PUNT_SLOTS, Police, PortWord, REASON_SLOTS, REDIRECT_LOST_SLOT, Reason, RouteEntry,
-    Settings, SubInterfaceKey, TRAFFIC_CLASS_WORDS, TtlMode, VrfWord, Watch,
+    DEFAULT_COUNTER_SLOTS, DEFAULT_GROUPS, DEFAULT_STACKS, Delivery, Domain, Encapsulation,
+    FTN_ROOTS as FTN_ROOT_WORDS, LABEL_RANGE_WORDS, LINE_WORDS, LabelRange, LabelStack, MAX_ADJACENCIES, MAX_CHUNKS,
+    MAX_LABELS, MAX_PORTS, MAX_PSEUDOWIRES, MAX_QUEUES, MAX_VRFS, Meta, PUNT_SLOTS, Police, PortWord, REASON_SLOTS,
+    REDIRECT_LOST_SLOT, Reason, RouteEntry, Settings, SubInterfaceKey, TRAFFIC_CLASS_WORDS, TtlMode, VrfWord, Watch,
 };
 use mplsxdp_common::fib::FibLookup;
 use mplsxdp_common::forward::{Frame, PortView, VrfFrame, send_in_vrf};
@@ -51,6 +51,10 @@ static PORTS: Array<u64> = Array::with_max_entries(MAX_PORTS, BPF_F_MMAPABLE);
 static LABEL_RANGES: Array<[u64; LABEL_RANGE_WORDS]> = Array::with_max_entries(MAX_PORTS, BPF_F_MMAPABLE);
 #[map]
 static CROSS_CONNECTS: Array<u64> = Array::with_max_entries(MAX_PORTS, BPF_F_MMAPABLE);
+#[map]
+static PSEUDOWIRES: Array<[u64; 2]> = Array::with_max_entries(MAX_PSEUDOWIRES, BPF_F_MMAPABLE);
+#[map]
+static ATTACHMENTS: Array<[u64; 2]> = Array::with_max_entries(MAX_PSEUDOWIRES, BPF_F_MMAPABLE);
 #[map]
 static TRAFFIC_CLASSES: Array<[u64; TRAFFIC_CLASS_WORDS]> = Array::with_max_entries(MAX_PORTS, BPF_F_MMAPABLE);
 #[map]
@@ -143,6 +147,20 @@ impl PortView for XdpTables {
     }
 
     #[inline(always)]
+    fn pseudowire(&self, index: u32) -> (CrossConnect, Encapsulation) {
+        match read_words(&PSEUDOWIRES, index) {
+            Some([cross, encapsulation]) => (CrossConnect::from_bits(cross), Encapsulation::from_bits(encapsulation)),
+            None => (CrossConnect::NOWHERE, Encapsulation::new()),
+        }
+    }
+
+    #[inline(always)]
+    fn attachment(&self, index: u32) -> (RouteEntry, Encapsulation) {
+        let [entry, encapsulation] = read_words(&ATTACHMENTS, index).unwrap_or_default();
+        (RouteEntry::from_bits(entry), Encapsulation::from_bits(encapsulation))
+    }
+
+    #[inline(always)]
     fn traffic_classes(&self, port: PortWord, number: u32, index: usize) -> u64 {
         traffic_classes(port.to_bits(), number, index as u32)
     }
@@ -197,11 +215,9 @@ impl PortView for XdpTables {
 
     #[inline(always)]
     fn protected(&self, pair: u32) -> [RouteEntry; 2] {
-        let Some(words) = BACKUPS.get_ptr(pair) else {
-            return [RouteEntry::EMPTY; 2];
-        };
-        // SAFETY: the map's value, and within it; each word is read once, as the controller writes it.
-        [0, 1].map(|index| RouteEntry::from_bits(unsafe { read_volatile((words as *const u64).add(index)) }))
+        read_words(&BACKUPS, pair)
+            .unwrap_or_default()
+            .map(RouteEntry::from_bits)
     }
 
     #[inline(always)]
@@ -553,6 +569,14 @@ fn read_after(value: u64, words: *const u64) -> *const u64 {
         );
     }
     after
+}
+
+/// Two words, `None` if the index is beyond the end of the map.
+#[inline(always)]
+fn read_words(map: &Array<[u64; 2]>, index: u32) -> Option<[u64; 2]> {
+    let words = map.get_ptr(index)? as *const u64;
+    // SAFETY: the map's value, and within it; each word is read once, as the controller writes it.
+    Some([0, 1].map(|index| unsafe { read_volatile(words.add(index)) }))
 }
 
 /// One word, 0 if the index is beyond the end of the map.

@@ -3,11 +3,11 @@
 use mplsxdp::dataplane::loader::SHARED_MAPS;
 use mplsxdp_common::abi::{
     ABI_VERSION, Adjacency, BUCKETS, CHUNK_LINES, CHUNK_WORDS, Counter, CrossConnect, DEFAULT_BACKUPS,
-    DEFAULT_COUNTER_SLOTS, DEFAULT_GROUPS, DEFAULT_STACKS, Delivery, Domain, DscpToTc, FTN_ROOTS, LABEL_RANGE_WORDS,
-    LINE_WORDS, LabelRange, LabelStack, Loss, MAX_ADJACENCIES, MAX_CHUNKS, MAX_LABELS, MAX_PORTS, MAX_QUEUES, MAX_VRFS,
-    META_MAGIC, Meta, Op, PUNT_SLOTS, Police, PortWord, REASON_SLOTS, REDIRECT_LOST, REDIRECT_LOST_SLOT, Reason,
-    RouteEntry, Settings, SubInterfaceKey, TRAFFIC_CLASS_WORDS, TcToDscp, TtlMode, TtlPropagate, UnknownPolicy,
-    VlanTags, VrfWord, map,
+    DEFAULT_COUNTER_SLOTS, DEFAULT_GROUPS, DEFAULT_STACKS, Delivery, Domain, DscpToTc, Encapsulation, FTN_ROOTS,
+    LABEL_RANGE_WORDS, LINE_WORDS, LabelRange, LabelStack, Loss, MAX_ADJACENCIES, MAX_CHUNKS, MAX_LABELS, MAX_PORTS,
+    MAX_PSEUDOWIRES, MAX_QUEUES, MAX_VRFS, META_MAGIC, Meta, Op, PUNT_SLOTS, Police, PortWord, REASON_SLOTS,
+    REDIRECT_LOST, REDIRECT_LOST_SLOT, Reason, RouteEntry, Settings, SubInterfaceKey, TRAFFIC_CLASS_WORDS, TcToDscp,
+    TtlMode, TtlPropagate, UnknownPolicy, VlanTags, VrfWord, map,
 };
 use mplsxdp_common::ftn::{self, Shape};
 use mplsxdp_common::wire::{ETH_P_8021AD, Label, Mac};
@@ -89,6 +89,18 @@ fn every_map_is_there_with_its_sizes() {
             "port number, u32".into(),
             value("cross-connect", size_of::<CrossConnect>()),
             MAX_PORTS.to_string(),
+        ),
+        (
+            map::PSEUDOWIRES,
+            "index, u32".into(),
+            value("pseudowire", size_of::<CrossConnect>() + size_of::<Encapsulation>()),
+            MAX_PSEUDOWIRES.to_string(),
+        ),
+        (
+            map::ATTACHMENTS,
+            "index, u32".into(),
+            value("attachment", size_of::<RouteEntry>() + size_of::<Encapsulation>()),
+            MAX_PSEUDOWIRES.to_string(),
         ),
         (
             map::TRAFFIC_CLASSES,
@@ -249,6 +261,7 @@ fn numbers_bits_and_bytes_are_those_of_the_code() {
         Op::LocalPass,
         Op::VrfPass,
         Op::Protected,
+        Op::Pseudowire,
     ];
     let names = [
         "none",
@@ -262,6 +275,7 @@ fn numbers_bits_and_bytes_are_those_of_the_code() {
         "local or pass",
         "vrf or pass",
         "protected",
+        "pseudowire",
     ];
     for (op, name) in ops.into_iter().zip(names) {
         has(format!("| {} {name} |", op as u8));
@@ -370,6 +384,22 @@ fn numbers_bits_and_bytes_are_those_of_the_code() {
     for (cross, field) in fields {
         assert_eq!(cross.to_bits(), row(field), "{field}");
     }
+    assert_eq!(CrossConnect::attachment_circuit(9).to_bits(), 1 << 63 | 9);
+    let encapsulation = Encapsulation::new();
+    let fields = [
+        (encapsulation.with_control_word(true), "1: a control word"),
+        (encapsulation.with_flow_label(true), "1: a flow label"),
+        (
+            encapsulation.without_tags(3),
+            "how many tags the frame loses. Into a pseudowire",
+        ),
+        (encapsulation.with_tag(Some(0)), "1: the frame gets an 802.1Q tag"),
+    ];
+    for (encapsulation, field) in fields {
+        assert_eq!(encapsulation.to_bits(), row(field), "{field}");
+    }
+    let with_tag = row("1: the frame gets an 802.1Q tag") | row("VLAN identifier of that tag");
+    assert_eq!(encapsulation.with_tag(Some(0xfff)).to_bits(), with_tag);
     let added = [(ETH_P_8021AD, 0xfff), (ETH_P_8021AD, 0xfff)];
     let all = [
         "VLAN identifier of the tag",

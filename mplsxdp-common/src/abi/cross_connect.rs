@@ -7,16 +7,33 @@ use crate::wire::{ETH_P_8021AD, ETH_P_8021Q, VLAN_HLEN, VLAN_VID_MASK};
 /// may leave there, Ethernet header and tags included (16-31), the VLAN identifiers that it gets, outer (32-43) and inner
 /// (44-55), how many tags it loses (56-57) and gets (58-59), whether the TPID of the outer (60) and the inner (61) one is
 /// 802.1ad and not 802.1Q, and whether the frame must be in one buffer (62).
+///
+/// If bit 63 is set, the frames of the port enter a pseudowire, and bits 0-31 are an index into `ATTACHMENTS`.
 #[repr(transparent)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct CrossConnect(u64);
 
 impl CrossConnect {
+    const ATTACHMENT_CIRCUIT: u64 = 1 << 63;
+
     /// The port that a frame goes to while there is none: no port has this number.
     pub const NOWHERE: Self = Self::new(u16::MAX, u16::MAX);
 
     pub const fn new(port: u16, longest: u16) -> Self {
         Self(port as u64 | (longest as u64) << 16)
+    }
+
+    /// Into the pseudowire with this index in `ATTACHMENTS`.
+    pub const fn attachment_circuit(index: u32) -> Self {
+        Self(index as u64 | Self::ATTACHMENT_CIRCUIT)
+    }
+
+    /// The index in `ATTACHMENTS`, if the port is the attachment circuit of a pseudowire.
+    pub const fn attachment(self) -> Option<u32> {
+        match self.0 & Self::ATTACHMENT_CIRCUIT {
+            0 => None,
+            _ => Some(self.0 as u32),
+        }
     }
 
     /// The same, for frames that lose this many tags, at most 2.
@@ -132,8 +149,11 @@ mod tests {
                     assert_eq!(cross.takes_one_buffer(), one_buffer);
                     let plainer = cross.with_one_buffer(false).without_tags(0).with_tags(&[]);
                     assert_eq!(plainer, plain);
+                    assert_eq!(cross.attachment(), None);
                 }
             }
         }
+        assert_eq!(CrossConnect::attachment_circuit(u32::MAX).attachment(), Some(u32::MAX));
+        assert_eq!(CrossConnect::NOWHERE.attachment(), None);
     }
 }

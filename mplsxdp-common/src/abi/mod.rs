@@ -11,6 +11,7 @@ mod delivery;
 mod ftn;
 mod police;
 mod port;
+mod pseudowire;
 mod reason;
 mod route_entry;
 mod settings;
@@ -27,6 +28,7 @@ pub use delivery::Delivery;
 pub use ftn::{CHUNK_LINES, CHUNK_WORDS, Domain, FTN_ROOTS, LINE_WORDS, MAX_CHUNKS};
 pub use police::Police;
 pub use port::{LabelRange, PortWord, SubInterfaceKey};
+pub use pseudowire::Encapsulation;
 pub use reason::{Counter, Loss, REDIRECT_LOST, REDIRECT_LOST_DESCRIPTION, REDIRECT_LOST_SLOT, Reason};
 pub use route_entry::{Op, RouteEntry, TtlPropagate};
 pub use settings::{Checksum, Settings, TtlMode, UnknownPolicy};
@@ -36,7 +38,7 @@ pub use vrf::VrfWord;
 pub use watch::Watch;
 
 /// Raised whenever the meaning of a byte in a map changes. The controller refuses maps of any other version.
-pub const ABI_VERSION: u32 = 13;
+pub const ABI_VERSION: u32 = 14;
 /// First word of [`Meta`]: "MPLS" in ASCII.
 pub const META_MAGIC: u32 = 0x4d50_4c53;
 
@@ -52,6 +54,8 @@ pub mod map {
     pub const PORTS: &str = "PORTS";
     pub const LABEL_RANGES: &str = "LABEL_RANGES";
     pub const CROSS_CONNECTS: &str = "CROSS_CONNECTS";
+    pub const PSEUDOWIRES: &str = "PSEUDOWIRES";
+    pub const ATTACHMENTS: &str = "ATTACHMENTS";
     pub const TRAFFIC_CLASSES: &str = "TRAFFIC_CLASSES";
     pub const VRFS: &str = "VRFS";
     pub const WAYS_OUT: &str = "WAYS_OUT";
@@ -107,6 +111,8 @@ pub const MAX_FTN: u32 = 1 << 20;
 pub const MAX_PORTS: u32 = 256;
 /// Size of `VRFS`.
 pub const MAX_VRFS: u32 = 256;
+/// Size of `PSEUDOWIRES` and of `ATTACHMENTS`.
+pub const MAX_PSEUDOWIRES: u32 = 1 << 12;
 /// The most ranges of labels that a port is restricted to.
 pub const MAX_LABEL_RANGES: usize = 8;
 /// Words of one port in `LABEL_RANGES`: room for the old ranges and the new ones during a change.
@@ -132,6 +138,7 @@ const _: () = {
     assert!(size_of::<RouteEntry>() == 8 && align_of::<RouteEntry>() == 8);
     assert!(size_of::<PortWord>() == 8);
     assert!(size_of::<VrfWord>() == 8);
+    assert!(size_of::<CrossConnect>() == 8 && size_of::<Encapsulation>() == 8);
     assert!(size_of::<Adjacency>() == 32 && align_of::<Adjacency>() == 8);
     assert!(size_of::<Counter>() == 16);
     assert!(size_of::<Meta>() == 8);

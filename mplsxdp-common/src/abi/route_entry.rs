@@ -34,6 +34,9 @@ pub enum Op {
     /// A next hop whose backup has labels of its own: one of two entries says what to do, each with one of the operations
     /// 1 to 4. It is the first one, if its next hop is resolved, else the second. Operand: index into `BACKUPS`.
     Protected = 10,
+    /// ILM only: the label of an Ethernet pseudowire; the frame beneath leaves by its attachment circuit. Operand: index into
+    /// `PSEUDOWIRES`.
+    Pseudowire = 11,
 }
 
 /// A route's own TTL propagation (`ttl-propagate enabled|disabled`), which overrides the instance's mode. In an
@@ -69,7 +72,7 @@ impl TtlPropagate {
 /// | 0-3 | [`Op`] |
 /// | 4-5 | [`TtlPropagate`]: 0 default, 1 enabled, 2 disabled |
 /// | 6-7 | reserved |
-/// | 8-27 | operand: outgoing label, or index into `STACKS`, `GROUPS`, `VRFS` or `BACKUPS` |
+/// | 8-27 | operand: outgoing label, or index into `STACKS`, `GROUPS`, `VRFS`, `BACKUPS` or `PSEUDOWIRES` |
 /// | 28-43 | next-hop index into `ADJACENCIES` |
 /// | 44-63 | counter slot in `ROUTE_COUNTERS`, 0: not counted |
 #[repr(transparent)]
@@ -118,6 +121,7 @@ impl RouteEntry {
             8 => Op::LocalPass,
             9 => Op::VrfPass,
             10 => Op::Protected,
+            11 => Op::Pseudowire,
             // Also numbers that a later version may define: this version treats them as no route.
             _ => Op::None,
         }

@@ -38,7 +38,7 @@ pub(super) fn cross<F: Frame, T: PortView>(
         return Ok(Verdict::Pass);
     }
     let cross = tables.cross_connect(tables.port(number), number);
-    if cross == CrossConnect::NOWHERE {
+    if cross == CrossConnect::NOWHERE || cross.attachment().is_some() {
         return Err(Reason::NoPort);
     }
     let len = frame.len();

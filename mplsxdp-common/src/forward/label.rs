@@ -174,7 +174,7 @@ pub(super) fn ilm<F: Frame, T: PortView>(frame: &F, tables: &T, lse: Lse) -> Che
     }
     let entry = tables.ilm(lse.label());
     match entry.op() {
-        Op::None => Err(Reason::NoRoute),
+        Op::None | Op::Pseudowire => Err(Reason::NoRoute),
         Op::Pass => {
             tables.count(entry.slot(), frame.len());
             Err(Reason::PassRoute)
@@ -300,7 +300,7 @@ pub(super) fn label_operation<F: Frame, T: PortView>(
             store(frame, egress.l2_len(), exposed.to_bytes())?;
             egress
         }
-        Op::None | Op::Local | Op::LocalPass | Op::VrfPass | Op::Pass | Op::Group | Op::Protected => {
+        Op::None | Op::Local | Op::LocalPass | Op::VrfPass | Op::Pass | Op::Group | Op::Protected | Op::Pseudowire => {
             return Err(Reason::NoRoute);
         }
     };

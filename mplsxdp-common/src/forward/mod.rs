@@ -14,8 +14,8 @@ mod label;
 mod vrf;
 
 use crate::abi::{
-    Adjacency, Checksum, CrossConnect, Domain, DscpToTc, LabelStack, Op, PortWord, Reason, RouteEntry, Settings,
-    SubInterfaceKey, TcToDscp, VrfWord,
+    Adjacency, Checksum, CrossConnect, Domain, DscpToTc, Encapsulation, LabelStack, Op, PortWord, Reason, RouteEntry,
+    Settings, SubInterfaceKey, TcToDscp, VrfWord,
 };
 use crate::checksum;
 use crate::fib::FibLookup;
@@ -53,6 +53,12 @@ pub trait PortView {
     fn accepts_label(&self, port: PortWord, number: u32, label: Label) -> bool;
     /// Where every frame of the port with this word and number goes, which is read after its word.
     fn cross_connect(&self, port: PortWord, number: u32) -> CrossConnect;
+    /// The pseudowire with this index: where its frames leave, and what is taken off them first. [`CrossConnect::NOWHERE`] if
+    /// there is no such pseudowire.
+    fn pseudowire(&self, index: u32) -> (CrossConnect, Encapsulation);
+    /// The pseudowire that frames of an attachment circuit enter, by the index in its [`CrossConnect`]: where it begins, and
+    /// what is put in front of them. [`RouteEntry::EMPTY`] if there is none.
+    fn attachment(&self, index: u32) -> (RouteEntry, Encapsulation);
     /// A word of the [`TrafficClasses`](crate::abi::TrafficClasses) of the port with this word and number; 0 if it has none.
     /// The port's word is looked at in here, because a branch outside would have the verifier follow what comes after it
     /// twice.

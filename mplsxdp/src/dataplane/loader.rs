@@ -39,6 +39,8 @@ pub const SHARED_MAPS: &[&str] = &[
     map::PORTS,
     map::LABEL_RANGES,
     map::CROSS_CONNECTS,
+    map::PSEUDOWIRES,
+    map::ATTACHMENTS,
     map::TRAFFIC_CLASSES,
     map::VRFS,
     map::WAYS_OUT,

@@ -7,9 +7,9 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 use mplsxdp_common::abi::{
-    Adjacency, Counter, CrossConnect, DEFAULT_BACKUPS, DEFAULT_GROUPS, Domain, LabelRange, LabelStack, Loss,
-    MAX_ADJACENCIES, MAX_FTN, MAX_LABELS, PortWord, Reason, RouteEntry, Settings, SubInterfaceKey, TrafficClasses,
-    VlanTags, VrfWord,
+    Adjacency, Counter, CrossConnect, DEFAULT_BACKUPS, DEFAULT_GROUPS, Domain, Encapsulation, LabelRange, LabelStack,
+    Loss, MAX_ADJACENCIES, MAX_FTN, MAX_LABELS, MAX_PSEUDOWIRES, PortWord, Reason, RouteEntry, Settings,
+    SubInterfaceKey, TrafficClasses, VlanTags, VrfWord,
 };
 use mplsxdp_common::fib::FibLookup;
 use mplsxdp_common::forward::{self, Frame};
@@ -71,6 +71,8 @@ pub struct MemoryTables {
     pub ports: HashMap<u16, PortWord>,
     pub label_ranges: HashMap<u16, Vec<LabelRange>>,
     pub cross_connects: HashMap<u16, CrossConnect>,
+    pub pseudowires: HashMap<u32, (CrossConnect, Encapsulation)>,
+    pub attachments: HashMap<u32, (RouteEntry, Encapsulation)>,
     pub traffic_classes: HashMap<u16, TrafficClasses>,
     pub vrfs: HashMap<u32, VrfWord>,
     pub ways_out: HashMap<u32, CrossConnect>,
@@ -127,6 +129,8 @@ impl MemoryTables {
             ports: HashMap::new(),
             label_ranges: HashMap::new(),
             cross_connects: HashMap::new(),
+            pseudowires: HashMap::new(),
+            attachments: HashMap::new(),
             traffic_classes: HashMap::new(),
             vrfs: HashMap::new(),
             ways_out: HashMap::new(),
@@ -307,6 +311,16 @@ impl Tables for MemoryTables {
         self.cross_connects.insert(port, cross);
     }
 
+    fn store_pseudowire(&mut self, index: u32, cross: CrossConnect, encapsulation: Encapsulation) {
+        assert!(index < MAX_PSEUDOWIRES, "pseudowire {index} is beyond the table");
+        self.pseudowires.insert(index, (cross, encapsulation));
+    }
+
+    fn store_attachment(&mut self, index: u32, entry: RouteEntry, encapsulation: Encapsulation) {
+        assert!(index < MAX_PSEUDOWIRES, "attachment {index} is beyond the table");
+        self.attachments.insert(index, (entry, encapsulation));
+    }
+
     fn store_traffic_classes(&mut self, port: u16, classes: TrafficClasses) {
         self.traffic_classes.insert(port, classes);
     }
@@ -426,6 +440,18 @@ impl forward::PortView for AtPort<'_> {
     fn cross_connect(&self, _port: PortWord, number: u32) -> CrossConnect {
         let cross = self.tables.cross_connects.get(&(number as u16));
         cross.copied().unwrap_or_default()
+    }
+
+    fn pseudowire(&self, index: u32) -> (CrossConnect, Encapsulation) {
+        // As for adjacencies.
+        match index < MAX_PSEUDOWIRES {
+            true => self.tables.pseudowires.get(&index).copied().unwrap_or_default(),
+            false => (CrossConnect::NOWHERE, Encapsulation::new()),
+        }
+    }
+
+    fn attachment(&self, index: u32) -> (RouteEntry, Encapsulation) {
+        self.tables.attachments.get(&index).copied().unwrap_or_default()
     }
 
     fn traffic_classes(&self, port: PortWord, number: u32, index: usize) -> u64 {

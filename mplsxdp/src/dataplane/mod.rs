@@ -28,8 +28,8 @@ pub mod release;
 use clap::ValueEnum;
 use ipnet::IpNet;
 use mplsxdp_common::abi::{
-    Adjacency, Counter, CrossConnect, Domain, LabelRange, LabelStack, Loss, PortWord, Reason, RouteEntry,
-    SubInterfaceKey, TrafficClasses, VrfWord,
+    Adjacency, Counter, CrossConnect, Domain, Encapsulation, LabelRange, LabelStack, Loss, PortWord, Reason,
+    RouteEntry, SubInterfaceKey, TrafficClasses, VrfWord,
 };
 use mplsxdp_common::wire::Label;
 use serde::{Deserialize, Serialize};
@@ -139,6 +139,14 @@ pub trait Tables {
 
     /// Where every frame of a port whose word says so goes.
     fn store_cross_connect(&mut self, port: u16, cross: CrossConnect);
+
+    /// Where the frames of a pseudowire leave, and what is taken off them first. The encapsulation may change only while no
+    /// reader is using `index`.
+    fn store_pseudowire(&mut self, index: u32, cross: CrossConnect, encapsulation: Encapsulation);
+
+    /// Where the pseudowire begins that frames of an attachment circuit enter, and what is put in front of them. Likewise.
+    fn store_attachment(&mut self, index: u32, entry: RouteEntry, encapsulation: Encapsulation);
+
     /// For a port whose word says so. Each TC and DSCP is translated by the old ones or by these.
     fn store_traffic_classes(&mut self, port: u16, classes: TrafficClasses);
 

@@ -274,7 +274,7 @@ impl<T: Tables> Lfib<T> {
                 let slot = entry.operand().checked_sub(1);
                 return Some(Action::Pass(slot.and_then(|slot| self.pass_reasons.get(slot)).cloned()));
             }
-            Op::None | Op::Group | Op::Protected => return None,
+            Op::None | Op::Group | Op::Protected | Op::Pseudowire => return None,
             Op::Label => (vec![entry.out_label()], None),
             Op::Stack => {
                 let stack = self.stacks.get(entry.operand())?;

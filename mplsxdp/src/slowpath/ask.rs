@@ -4,8 +4,8 @@
 use std::cell::Cell;
 
 use mplsxdp_common::abi::{
-    Adjacency, CrossConnect, Domain, LabelStack, PortWord, Reason, RouteEntry, Settings, SubInterfaceKey, TtlMode,
-    VrfWord,
+    Adjacency, CrossConnect, Domain, Encapsulation, LabelStack, PortWord, Reason, RouteEntry, Settings,
+    SubInterfaceKey, TtlMode, VrfWord,
 };
 use mplsxdp_common::fib::FibLookup;
 use mplsxdp_common::forward::{Frame, PortView, Verdict, forward};
@@ -225,6 +225,14 @@ impl<T: PortView> PortView for Noted<'_, T> {
         self.tables.cross_connect(port, number)
     }
 
+    fn pseudowire(&self, index: u32) -> (CrossConnect, Encapsulation) {
+        self.tables.pseudowire(index)
+    }
+
+    fn attachment(&self, index: u32) -> (RouteEntry, Encapsulation) {
+        self.tables.attachment(index)
+    }
+
     fn traffic_classes(&self, port: PortWord, number: u32, index: usize) -> u64 {
         self.tables.traffic_classes(port, number, index)
     }
@@ -308,6 +316,14 @@ impl<T: PortView> PortView for Unlimited<'_, T> {
 
     fn cross_connect(&self, port: PortWord, number: u32) -> CrossConnect {
         self.tables.cross_connect(port, number)
+    }
+
+    fn pseudowire(&self, index: u32) -> (CrossConnect, Encapsulation) {
+        self.tables.pseudowire(index)
+    }
+
+    fn attachment(&self, index: u32) -> (RouteEntry, Encapsulation) {
+        self.tables.attachment(index)
     }
 
     fn traffic_classes(&self, port: PortWord, number: u32, index: usize) -> u64 {

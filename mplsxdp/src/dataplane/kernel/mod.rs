@@ -11,9 +11,10 @@ use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 
 use aya::maps::{DevMap, HashMap, Map, MapData, MapError, XskMap};
 use mplsxdp_common::abi::{
-    ABI_VERSION, Adjacency, BUCKETS, Counter, CrossConnect, Domain, FTN_ROOTS, LABEL_RANGE_WORDS, LabelRange,
-    LabelStack, Loss, MAX_FTN, MAX_PORTS, MAX_QUEUES, MAX_VRFS, META_MAGIC, PortWord, REASON_SLOTS, REDIRECT_LOST_SLOT,
-    Reason, RouteEntry, Settings, SubInterfaceKey, TRAFFIC_CLASS_WORDS, TrafficClasses, VrfWord, map,
+    ABI_VERSION, Adjacency, BUCKETS, Counter, CrossConnect, Domain, Encapsulation, FTN_ROOTS, LABEL_RANGE_WORDS,
+    LabelRange, LabelStack, Loss, MAX_FTN, MAX_PORTS, MAX_PSEUDOWIRES, MAX_QUEUES, MAX_VRFS, META_MAGIC, PortWord,
+    REASON_SLOTS, REDIRECT_LOST_SLOT, Reason, RouteEntry, Settings, SubInterfaceKey, TRAFFIC_CLASS_WORDS,
+    TrafficClasses, VrfWord, map,
 };
 use mplsxdp_common::wire::Label;
 
@@ -32,6 +33,8 @@ const MAX_DOMAINS: usize = 1 << u8::BITS;
 const STACK_WORDS: usize = size_of::<LabelStack>() / size_of::<u64>();
 /// A next hop's entry, and its backup's.
 const PAIR_WORDS: usize = 2;
+/// Where the frames of a pseudowire go, and its encapsulation.
+const PSEUDOWIRE_WORDS: usize = 2;
 
 /// The maps of one running switch.
 pub struct KernelTables {
@@ -46,6 +49,8 @@ pub struct KernelTables {
     filled: [bool; MAX_DOMAINS],
     label_ranges: MappedWords,
     cross_connects: MappedWords,
+    pseudowires: MappedWords,
+    attachments: MappedWords,
     traffic_classes: MappedWords,
     vrfs: MappedWords,
     ways_out: HashMap<MapData, u32, u64>,
@@ -97,6 +102,7 @@ impl KernelTables {
             .map(|&name| memory_of(name, &open(name)?))
             .collect::<Result<_, _>>()?;
 
+        let pseudowire_words = |name| MappedWords::new(name, &open(name)?, MAX_PSEUDOWIRES as usize * PSEUDOWIRE_WORDS);
         let mut meta: aya::maps::Array<MapData, [u32; 2]> = typed(map::META, Map::Array(open(map::META)?))?;
         meta.set(0, [META_MAGIC, ABI_VERSION], 0)
             .map_err(|error| table_error(map::META, "update", error))?;
@@ -122,6 +128,8 @@ impl KernelTables {
                 MAX_PORTS as usize * LABEL_RANGE_WORDS,
             )?,
             cross_connects: MappedWords::new(map::CROSS_CONNECTS, &open(map::CROSS_CONNECTS)?, MAX_PORTS as usize)?,
+            pseudowires: pseudowire_words(map::PSEUDOWIRES)?,
+            attachments: pseudowire_words(map::ATTACHMENTS)?,
             traffic_classes: MappedWords::new(
                 map::TRAFFIC_CLASSES,
                 &open(map::TRAFFIC_CLASSES)?,
@@ -324,6 +332,14 @@ impl Tables for KernelTables {
         self.cross_connects.store(port.into(), cross.to_bits());
     }
 
+    fn store_pseudowire(&mut self, index: u32, cross: CrossConnect, encapsulation: Encapsulation) {
+        store_pseudowire(&self.pseudowires, index, cross.to_bits(), encapsulation);
+    }
+
+    fn store_attachment(&mut self, index: u32, entry: RouteEntry, encapsulation: Encapsulation) {
+        store_pseudowire(&self.attachments, index, entry.to_bits(), encapsulation);
+    }
+
     fn store_traffic_classes(&mut self, port: u16, classes: TrafficClasses) {
         let first = usize::from(port) * TRAFFIC_CLASS_WORDS;
         for (index, word) in (first..).zip(classes.to_words()) {
@@ -485,6 +501,15 @@ fn descriptor(name: &'static str, map: &MapData) -> Result<OwnedFd, TableError> 
 fn label_range_words(port: u32) -> Range<usize> {
     let first = port as usize * LABEL_RANGE_WORDS;
     first..first + LABEL_RANGE_WORDS
+}
+
+/// Stores the two words of a pseudowire. Its encapsulation changes only while nothing refers to it, so it is stored first.
+fn store_pseudowire(words: &MappedWords, index: u32, way: u64, encapsulation: Encapsulation) {
+    let first = index as usize * PSEUDOWIRE_WORDS;
+    if words.load(first + 1) != encapsulation.to_bits() {
+        words.store(first + 1, encapsulation.to_bits());
+    }
+    words.store(first, way);
 }
 
 /// The slot of `REASON_COUNTERS` that is a port's `slot`.

@@ -1,14 +1,14 @@
 //! The tables as the forwarding core reads them for a frame in this process.
 
 use mplsxdp_common::abi::{
-    Adjacency, CrossConnect, Domain, LabelRange, LabelStack, PortWord, Reason, RouteEntry, Settings, SubInterfaceKey,
-    TRAFFIC_CLASS_WORDS, VlanTags, VrfWord,
+    Adjacency, CrossConnect, Domain, Encapsulation, LabelRange, LabelStack, PortWord, Reason, RouteEntry, Settings,
+    SubInterfaceKey, TRAFFIC_CLASS_WORDS, VlanTags, VrfWord,
 };
 use mplsxdp_common::fib::FibLookup;
 use mplsxdp_common::forward::{self, Frame};
 use mplsxdp_common::wire::Label;
 
-use super::{KernelTables, PAIR_WORDS, STACK_WORDS, label_range_words};
+use super::{KernelTables, PAIR_WORDS, PSEUDOWIRE_WORDS, STACK_WORDS, label_range_words};
 use crate::dataplane::{Tables, ftn};
 
 /// [`KernelTables`] as seen at one port.
@@ -37,6 +37,22 @@ impl forward::PortView for AtPort<'_> {
     fn cross_connect(&self, _port: PortWord, number: u32) -> CrossConnect {
         let word = self.tables.cross_connects.get(number as usize);
         word.map_or(CrossConnect::NOWHERE, CrossConnect::from_bits)
+    }
+
+    fn pseudowire(&self, index: u32) -> (CrossConnect, Encapsulation) {
+        let word = |word| self.tables.pseudowires.get(index as usize * PSEUDOWIRE_WORDS + word);
+        let cross = word(0).map_or(CrossConnect::NOWHERE, CrossConnect::from_bits);
+        (cross, Encapsulation::from_bits(word(1).unwrap_or(0)))
+    }
+
+    fn attachment(&self, index: u32) -> (RouteEntry, Encapsulation) {
+        let word = |word| {
+            self.tables
+                .attachments
+                .get(index as usize * PSEUDOWIRE_WORDS + word)
+                .unwrap_or(0)
+        };
+        (RouteEntry::from_bits(word(0)), Encapsulation::from_bits(word(1)))
     }
 
     fn traffic_classes(&self, port: PortWord, number: u32, index: usize) -> u64 {

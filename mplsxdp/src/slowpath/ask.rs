@@ -51,20 +51,23 @@ impl Answer {
 
 /// What the core decides for `frame` at a port with `tables`.
 pub fn ask<T: PortView>(frame: &mut MemoryFrame, tables: &T) -> Answer {
-    ask_at(frame, tables, tables.port(tables.settings().port()))
+    ask_noted(frame, &Noted::new(tables))
 }
 
 /// The same for another port than that of `tables`.
 pub fn ask_at<T: PortView>(frame: &mut MemoryFrame, tables: &T, port: PortWord) -> Answer {
-    ask_noted(frame, &Noted::new(tables, port))
+    let noted = Noted {
+        port,
+        ..Noted::new(tables)
+    };
+    ask_noted(frame, &noted)
 }
 
 /// The same as [`ask`], as if the frame's flow fell into `bucket`, if that is given.
 pub fn ask_in_bucket<T: PortView>(frame: &mut MemoryFrame, tables: &T, bucket: Option<u8>) -> Answer {
-    let port = tables.port(tables.settings().port());
     let noted = Noted {
         given: bucket,
-        ..Noted::new(tables, port)
+        ..Noted::new(tables)
     };
     ask_noted(frame, &noted)
 }
@@ -83,13 +86,7 @@ fn ask_noted<T: PortView>(frame: &mut MemoryFrame, noted: &Noted<'_, T>) -> Answ
 /// The core's decision for a frame that arrived. Below a Router Alert label, the label beneath decides. Afterwards
 /// `scratch` has the frame as it should leave.
 pub fn ask_of_received<T: PortView>(scratch: &mut MemoryFrame, received: Received<'_>, tables: &T) -> Answer {
-    scratch.refill([received.frame], received.trimmed);
-    let answer = ask(scratch, tables);
-    if answer.verdict == Verdict::Exception(Reason::RouterAlert) {
-        ask_beneath_alert(scratch, received, tables)
-    } else {
-        answer
-    }
+    ask_and_beneath_alert(scratch, received, tables, false)
 }
 
 /// The same, ignoring the next hop's MTUs; also returns the next hop.
@@ -98,17 +95,34 @@ pub fn ask_of_any_length<T: PortView>(
     received: Received<'_>,
     tables: &T,
 ) -> (Answer, Adjacency) {
-    let unlimited = Unlimited {
-        tables,
-        used: Cell::default(),
+    let answer = ask_and_beneath_alert(scratch, received, tables, true);
+    let used = answer.adjacency.and_then(|index| tables.adjacency(index));
+    (answer, used.unwrap_or_default())
+}
+
+fn ask_and_beneath_alert<T: PortView>(
+    scratch: &mut MemoryFrame,
+    received: Received<'_>,
+    tables: &T,
+    any_length: bool,
+) -> Answer {
+    let noted = || Noted {
+        any_length,
+        ..Noted::new(tables)
     };
-    (ask_of_received(scratch, received, &unlimited), unlimited.used.get())
+    scratch.refill([received.frame], received.trimmed);
+    let answer = ask_noted(scratch, &noted());
+    if answer.verdict == Verdict::Exception(Reason::RouterAlert) {
+        ask_beneath_alert(scratch, received, &noted())
+    } else {
+        answer
+    }
 }
 
 /// RFC 3032 section 2.1: the label beneath the Router Alert label says where the packet goes, and the alert is pushed
 /// back on top of it. The alert does not count as a hop: in uniform mode its TTL is copied to the label beneath, and it
 /// leaves with the TTL of that label. If no label is left, the alert is dropped too: it must not be the last label.
-fn ask_beneath_alert<T: PortView>(scratch: &mut MemoryFrame, received: Received<'_>, tables: &T) -> Answer {
+fn ask_beneath_alert<T: PortView>(scratch: &mut MemoryFrame, received: Received<'_>, noted: &Noted<'_, T>) -> Answer {
     let found = Parts::of(received.frame).and_then(|parts| {
         let mut stack = entries(parts.stack);
         let depth = stack.position(|lse| lse.label() == Label::ROUTER_ALERT)?;
@@ -136,18 +150,18 @@ fn ask_beneath_alert<T: PortView>(scratch: &mut MemoryFrame, received: Received<
             answer.verdict = Verdict::Exception(Reason::TtlExpired);
             return answer;
         }
-        if tables.settings().ttl_mode() == TtlMode::Uniform {
+        if noted.settings().ttl_mode() == TtlMode::Uniform {
             scratch.store(offset, beneath.with_ttl(alert.ttl()).to_bytes());
         }
     }
     answer = Answer {
         router_alert: true,
-        ..ask(scratch, tables)
+        ..ask_noted(scratch, noted)
     };
     match answer.verdict {
         Verdict::Exception(Reason::RouterAlert) => answer.verdict = Verdict::Exception(Reason::Malformed),
         Verdict::Forward { .. } if is_labelled(scratch.bytes()) => {
-            if let Err(reason) = push_back(scratch, alert, answer.adjacency, tables) {
+            if let Err(reason) = push_back(scratch, alert, answer.adjacency, noted) {
                 answer.verdict = Verdict::Exception(reason);
             }
         }
@@ -179,7 +193,7 @@ fn push_back<T: PortView>(
     pushed(frame).ok_or(Reason::NoHeadroom)
 }
 
-/// A PortView that notes what the core asks for. Frames of the slow path do not count for their routes: those counters
+/// A PortView that notes what the core asks for, and may change some of the answers. Frames of the slow path do not count for their routes: those counters
 /// belong to the fast path.
 struct Noted<'a, T> {
     tables: &'a T,
@@ -192,18 +206,21 @@ struct Noted<'a, T> {
     bucket: Cell<Option<u8>>,
     /// The bucket to use, whatever the flow is.
     given: Option<u8>,
+    /// Next hops take frames of any length.
+    any_length: bool,
 }
 
-impl<'a, T> Noted<'a, T> {
-    fn new(tables: &'a T, port: PortWord) -> Self {
+impl<'a, T: PortView> Noted<'a, T> {
+    fn new(tables: &'a T) -> Self {
         Self {
             tables,
-            port,
+            port: tables.port(tables.settings().port()),
             label: Cell::new(None),
             adjacency: Cell::new(None),
             next_hop: Cell::new(None),
             bucket: Cell::new(None),
             given: None,
+            any_length: false,
         }
     }
 }
@@ -257,7 +274,11 @@ impl<T: PortView> PortView for Noted<'_, T> {
     fn adjacency(&self, index: u16) -> Option<Adjacency> {
         self.adjacency.set(Some(index));
         self.next_hop.set(self.next_hop.get().or(Some(index)));
-        self.tables.adjacency(index)
+        let adjacency = self.tables.adjacency(index)?;
+        Some(match self.any_length {
+            true => adjacency.with_mtu(u16::MAX),
+            false => adjacency,
+        })
     }
 
     fn label_stack(&self, index: u32) -> Option<&LabelStack> {
@@ -267,96 +288,6 @@ impl<T: PortView> PortView for Noted<'_, T> {
     fn bucket(&self, group: u32, bucket: u8) -> RouteEntry {
         let bucket = self.given.unwrap_or(bucket);
         self.bucket.set(Some(bucket));
-        self.tables.bucket(group, bucket)
-    }
-
-    fn protected(&self, pair: u32) -> [RouteEntry; 2] {
-        self.tables.protected(pair)
-    }
-
-    fn vrf(&self, index: u32) -> VrfWord {
-        self.tables.vrf(index)
-    }
-
-    fn fib<F: Frame>(&self, frame: &F, lookup: &mut FibLookup) -> bool {
-        self.tables.fib(frame, lookup)
-    }
-
-    fn way_out(&self, ifindex: u32) -> Option<CrossConnect> {
-        self.tables.way_out(ifindex)
-    }
-
-    fn hash_seed(&self) -> u32 {
-        self.tables.hash_seed()
-    }
-
-    fn count(&self, _slot: u32, _bytes: usize) {}
-
-    fn count_reason(&self, _port: u32, _reason: Reason, _bytes: usize) {}
-}
-
-/// A PortView whose next hops take frames of any length; it notes the one that was looked up last.
-struct Unlimited<'a, T> {
-    tables: &'a T,
-    used: Cell<Adjacency>,
-}
-
-impl<T: PortView> PortView for Unlimited<'_, T> {
-    fn settings(&self) -> Settings {
-        self.tables.settings()
-    }
-
-    fn port(&self, number: u32) -> PortWord {
-        self.tables.port(number)
-    }
-
-    fn accepts_label(&self, port: PortWord, number: u32, label: Label) -> bool {
-        self.tables.accepts_label(port, number, label)
-    }
-
-    fn cross_connect(&self, port: PortWord, number: u32) -> CrossConnect {
-        self.tables.cross_connect(port, number)
-    }
-
-    fn pseudowire(&self, index: u32) -> (CrossConnect, Encapsulation) {
-        self.tables.pseudowire(index)
-    }
-
-    fn attachment(&self, index: u32) -> (RouteEntry, Encapsulation) {
-        self.tables.attachment(index)
-    }
-
-    fn traffic_classes(&self, port: PortWord, number: u32, index: usize) -> u64 {
-        self.tables.traffic_classes(port, number, index)
-    }
-
-    fn sub_interface(&self, key: SubInterfaceKey) -> Option<u32> {
-        self.tables.sub_interface(key)
-    }
-
-    fn ilm(&self, label: Label) -> RouteEntry {
-        self.tables.ilm(label)
-    }
-
-    fn ftn_v4(&self, domain: Domain, destination: [u8; 4]) -> RouteEntry {
-        self.tables.ftn_v4(domain, destination)
-    }
-
-    fn ftn_v6(&self, domain: Domain, destination: [u8; 16]) -> RouteEntry {
-        self.tables.ftn_v6(domain, destination)
-    }
-
-    fn adjacency(&self, index: u16) -> Option<Adjacency> {
-        let adjacency = self.tables.adjacency(index)?;
-        self.used.set(adjacency);
-        Some(adjacency.with_mtu(u16::MAX))
-    }
-
-    fn label_stack(&self, index: u32) -> Option<&LabelStack> {
-        self.tables.label_stack(index)
-    }
-
-    fn bucket(&self, group: u32, bucket: u8) -> RouteEntry {
         self.tables.bucket(group, bucket)
     }
 

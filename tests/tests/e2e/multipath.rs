@@ -11,10 +11,12 @@ use anyhow::{Context as _, Result, bail, ensure};
 use libtest_mimic::Trial;
 use mplsxdp::control::api::{NextHopState, Resolution};
 use mplsxdp_common::wire::{ETH_P_IP, ETH_P_IPV6, Mac};
-use mplsxdp_tests::frame::{Entry, ethernet, labelled, udp_of_ports, with_ttl};
+use mplsxdp_tests::frame::{Entry, Parsed, ethernet, labelled, udp_of_ports, with_ttl};
+use mplsxdp_tests::icmp::{FRAGMENTATION_NEEDED_V4, IcmpError};
 use mplsxdp_tests::{End, Lab, Netns, Router, Tap, link, wait};
 
 use crate::test;
+use crate::too_big::{datagram, fragmented};
 
 const LIMIT: Duration = Duration::from_secs(10);
 /// Frames under way at a time: a veth's ring has room for 256.
@@ -42,6 +44,7 @@ pub fn tests() -> Vec<Trial> {
             "multipath::a_backup_with_labels_of_its_own_takes_over_and_gives_back",
             own_labels,
         ),
+        test("multipath::a_packet_too_big_for_a_backup_is_answered_by_it", too_big),
         test(
             "multipath::frames_stay_with_a_backup_for_the_hold_time_unless_it_fails",
             hold,
@@ -791,6 +794,60 @@ fn own_labels() -> Result<()> {
     );
     bench.router.run("link del e1")?;
     by(1)?;
+    bench.router.unload()
+}
+
+/// A packet that fits the next hop, and not its backup, whose link is narrower and whose stack is longer.
+fn too_big() -> Result<()> {
+    const NARROW: usize = 1400;
+    let bench = Bench::new(2)?;
+    bench.router.netns().ip(&format!("link set dev e2 mtu {NARROW}"))?;
+    bench
+        .router
+        .run("route add 100 as 200 via inet 10.0.1.2 backup as 300/301/302 via inet 10.0.2.2")?;
+    bench.router.wait_resolved()?;
+    let [first, second] = bench.rights.as_slice() else {
+        bail!("two next hops")
+    };
+    let most = NARROW - 3 * 4;
+    let arriving = |packet: &[u8]| labelled(bench.port, bench.left.mac(), &[Entry::new(100, 64)], packet);
+    let backup = |ttl: u8, tc: u8| [300, 301, 302].map(|label| Entry::new(label, ttl).tc(tc));
+    let by_backup = |packet: &[u8]| labelled(second.tap.mac(), second.port, &backup(63, 0), packet);
+    let whole = |dont_fragment| datagram(1500 - 4 - 28, dont_fragment, 7);
+    let send = |packet: &[u8]| bench.left.send(&arriving(packet));
+    send(&whole(true)?)?;
+    let expected = labelled(first.tap.mac(), first.port, &[Entry::new(200, 63)], &whole(true)?);
+    first.tap.receive("the frame", |frame| frame == expected)?;
+    bench.down(1)?;
+    let fits = datagram(most - 28, true, 8)?;
+    send(&fits)?;
+    second.tap.receive("the frame", |frame| frame == by_backup(&fits))?;
+    for packet in [whole(true)?, datagram(most + 1 - 28, true, 9)?] {
+        send(&packet)?;
+        let is_error = |frame: &[u8]| IcmpError::read(frame).is_some();
+        let frame = second.tap.receive("an ICMP error", is_error)?;
+        let error = IcmpError::read(&frame).context("no ICMP error")??;
+        ensure!(
+            (error.kind, error.mtu) == (FRAGMENTATION_NEEDED_V4, most as u32),
+            "{error:?}"
+        );
+        ensure!(error.stack == [Entry::new(100, 64)], "{error:?}");
+        error.ensure_quotes(&packet)?;
+        ensure!(Parsed::new(&frame)?.stack == backup(64, 6), "{frame:02x?}");
+    }
+    send(&whole(false)?)?;
+    for fragment in fragmented(&whole(false)?, most, 64)? {
+        let frame = second
+            .tap
+            .receive("a fragment", |frame| frame.starts_with(&second.tap.mac().0))?;
+        ensure!(frame == by_backup(&fragment), "{frame:02x?}");
+    }
+    let counted = (
+        bench.router.dropped("too-big")?,
+        bench.router.outcome("too-big-answered")?,
+        bench.router.outcome("fragmented")?,
+    );
+    ensure!(counted == (3, 2, 1), "{counted:?}");
     bench.router.unload()
 }
 

@@ -1065,6 +1065,11 @@ impl Daemon {
                 Err(error) => problem = Some(error::report(&error)),
             }
         }
+        if let (None, Some(persistence)) = (&problem, &self.persistence) {
+            for &ifindex in &self.crossed {
+                adoption::note_promiscuous(&persistence.folder, ifindex);
+            }
+        }
         if let Some(problem) = &problem
             && self.unpinned.as_ref() != Some(problem)
         {
@@ -1143,6 +1148,14 @@ impl Daemon {
             failed,
             were_ports,
         });
+        // Interfaces whose frames went through cross-connects of the dead process, and do not any more.
+        let left = self
+            .persistence
+            .as_ref()
+            .map(|persistence| persistence.take_promiscuous());
+        let still = self.crossed.clone();
+        self.crossed.extend(left.unwrap_or_default());
+        self.receive_all(still);
     }
 
     /// Whether the ports go on forwarding when this process ends. One that has not started yet leaves what was there
@@ -1157,10 +1170,11 @@ impl Daemon {
         let changed: Vec<u32> = crossed.symmetric_difference(&self.crossed).copied().collect();
         for ifindex in changed {
             let on = crossed.contains(&ifindex);
-            if self.persistence.is_some() {
-                let netlink = self.netlink.clone();
+            if let Some(persistence) = &self.persistence {
+                let (persistence, netlink) = (Arc::clone(persistence), self.netlink.clone());
                 self.requests.push(async move {
-                    if let Err(error) = netlink.set_link_promiscuous(ifindex, on).await {
+                    let set = adoption::set_promiscuous(&persistence.folder, &netlink, ifindex, on).await;
+                    if let Err(error) = set {
                         warn_of_promiscuity(ifindex, on, &error);
                     }
                     Outcome::Nothing

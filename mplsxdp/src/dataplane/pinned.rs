@@ -2,8 +2,8 @@
 //! each instance, and keep their programs, and through these the maps. A pin is named by the link's id, which no other
 //! link has until the machine boots again: the indexes of interfaces are those of one network namespace.
 
-use std::collections::HashSet;
-use std::fs::{DirBuilder, File, OpenOptions};
+use std::collections::{BTreeSet, HashSet};
+use std::fs::{DirBuilder, DirEntry, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
@@ -25,6 +25,9 @@ const BPF_FS_MAGIC: FsWord = 0xcafe_4a11;
 const MODE: u32 = 0o700;
 /// The kernel reserves names with dots in a bpffs; no instance has this in its name.
 const DOT: char = '+';
+/// Beside the pins: an empty folder for each interface that the instance has put into promiscuous mode, named by the index
+/// of the interface. A bpffs takes no files.
+const PROMISCUOUS: &str = "promiscuous+";
 
 /// Links cannot be pinned.
 #[derive(Debug, thiserror::Error)]
@@ -112,7 +115,11 @@ impl PinFolder {
         };
         let mut links = Vec::new();
         for entry in entries {
-            let path = entry.map_err(PinError::io("cannot read", &self.0))?.path();
+            let entry = entry.map_err(PinError::io("cannot read", &self.0))?;
+            if noted_interface(&entry).is_some() {
+                continue;
+            }
+            let path = entry.path();
             let link = XdpLink::open(&path).and_then(|link| {
                 let (state, link) = (link.state()?, Arc::new(link));
                 Ok(PinnedLink { link, state })
@@ -125,7 +132,8 @@ impl PinFolder {
 
     /// Whether something is pinned. What this process may not see is not there for it.
     pub fn is_used(&self) -> bool {
-        std::fs::read_dir(&self.0).is_ok_and(|mut entries| entries.next().is_some())
+        let mut entries = std::fs::read_dir(&self.0).into_iter().flatten().flatten();
+        entries.any(|entry| noted_interface(&entry).is_none())
     }
 
     /// How many of the links hold their programs on interfaces, as far as this process may see.
@@ -160,10 +168,7 @@ impl PinFolder {
     /// Removes a pin. If it is gone, that is success.
     pub fn unpin(&self, link_id: u32) -> Result<(), PinError> {
         let path = self.path(link_id);
-        match std::fs::remove_file(&path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(PinError::io("cannot remove", &path)(error)),
-            _ => Ok(()),
-        }
+        gone(std::fs::remove_file(&path), &path)
     }
 
     /// Detaches a link, and removes its pin.
@@ -176,6 +181,29 @@ impl PinFolder {
         self.unpin(pinned.state.link_id)
     }
 
+    /// The interfaces that are noted as promiscuous.
+    pub fn promiscuous(&self) -> BTreeSet<u32> {
+        let entries = std::fs::read_dir(&self.0).into_iter().flatten().flatten();
+        entries.filter_map(|entry| noted_interface(&entry)).collect()
+    }
+
+    /// Notes that the instance puts an interface into promiscuous mode; success if that is noted already.
+    pub fn note_promiscuous(&self, ifindex: u32) -> Result<(), PinError> {
+        let path = self.promiscuous_path(ifindex);
+        match DirBuilder::new().mode(MODE).create(&path) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+                Err(PinError::io("cannot create", &path)(error))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// If it was not noted, that is success.
+    pub fn forget_promiscuous(&self, ifindex: u32) -> Result<(), PinError> {
+        let path = self.promiscuous_path(ifindex);
+        gone(std::fs::remove_dir(&path), &path)
+    }
+
     /// Removes the folder if it is empty, and the folder of all instances after the last one.
     pub fn remove(&self) {
         let _ = std::fs::remove_dir(&self.0);
@@ -184,6 +212,23 @@ impl PinFolder {
 
     fn path(&self, link_id: u32) -> PathBuf {
         self.0.join(link_id.to_string())
+    }
+
+    fn promiscuous_path(&self, ifindex: u32) -> PathBuf {
+        self.0.join(format!("{PROMISCUOUS}{ifindex}"))
+    }
+}
+
+/// The interface that an entry of the folder notes as promiscuous; `None`: it is a pin.
+fn noted_interface(entry: &DirEntry) -> Option<u32> {
+    entry.file_name().to_str()?.strip_prefix(PROMISCUOUS)?.parse().ok()
+}
+
+/// What was gone before is, too.
+fn gone(removed: io::Result<()>, path: &Path) -> Result<(), PinError> {
+    match removed {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(PinError::io("cannot remove", path)(error)),
+        _ => Ok(()),
     }
 }
 

@@ -1,7 +1,7 @@
 //! `--persist`: the ports' links outlive the process. The next process of the instance adopts them: it prepares
 //! everything beside them, and then replaces the program of each.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Mutex;
 
 use tracing::{info, warn};
@@ -54,6 +54,8 @@ struct Left {
     here: HashMap<u32, PinnedLink>,
     /// On interfaces that have moved to other network namespaces.
     elsewhere: Vec<PinnedLink>,
+    /// The interfaces here that it has put into promiscuous mode.
+    promiscuous: BTreeSet<u32>,
 }
 
 /// Refuses to load without `--persist` beside what an earlier process has left.
@@ -104,6 +106,12 @@ impl Persistence {
             let instance = instance.name().to_owned();
             return Err(AdoptError::Elsewhere { instance });
         }
+        for ifindex in folder.promiscuous() {
+            match left.here.contains_key(&ifindex) {
+                true => drop(left.promiscuous.insert(ifindex)),
+                false => folder.forget_promiscuous(ifindex)?,
+            }
+        }
         let left = Mutex::new(left);
         Ok(Self { folder, left })
     }
@@ -131,11 +139,16 @@ impl Persistence {
     /// The takeover begins: what is left on interfaces that are not ports any more, which
     /// [`Persistence::release`] takes off.
     pub fn take_rest(&self, adopted: &HashSet<u32>) -> Vec<PinnedLink> {
-        let Left { here, elsewhere } = self.with(std::mem::take);
+        let (here, elsewhere) = self.with(|left| (std::mem::take(&mut left.here), std::mem::take(&mut left.elsewhere)));
         let here = here
             .into_values()
             .filter(|pinned| !adopted.contains(&pinned.state.link_id));
         here.chain(elsewhere).collect()
+    }
+
+    /// The interfaces that a dead process has put into promiscuous mode; none at the next call.
+    pub fn take_promiscuous(&self) -> BTreeSet<u32> {
+        self.with(|left| std::mem::take(&mut left.promiscuous))
     }
 
     /// Takes programs off interfaces that are not ports any more. May wait for the kernel's RTNL lock.
@@ -154,6 +167,32 @@ impl Persistence {
 
     fn with<R>(&self, work: impl FnOnce(&mut Left) -> R) -> R {
         work(&mut self.left.lock().unwrap_or_else(std::sync::PoisonError::into_inner))
+    }
+}
+
+/// Puts an interface into promiscuous mode, which outlives this process, or ends that. It is noted beside the pins for as
+/// long.
+pub async fn set_promiscuous(folder: &PinFolder, netlink: &Netlink, ifindex: u32, on: bool) -> Result<(), AdoptError> {
+    if on {
+        note_promiscuous(folder, ifindex);
+    }
+    match netlink.set_link_promiscuous(ifindex, on).await {
+        Err(error) if on || error.errno() != Some(libc::ENODEV) => return Err(error.into()),
+        _ => {}
+    }
+    if !on {
+        folder.forget_promiscuous(ifindex)?;
+    }
+    Ok(())
+}
+
+pub fn note_promiscuous(folder: &PinFolder, ifindex: u32) {
+    if let Err(error) = folder.note_promiscuous(ifindex) {
+        warn!(
+            ifindex,
+            "the interface stays in promiscuous mode if its cross-connect goes while no process runs: {}",
+            error::report(&error)
+        );
     }
 }
 

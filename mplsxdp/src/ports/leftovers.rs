@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use nix::sched::{CloneFlags, setns};
 
-use super::adoption::holder;
+use super::adoption::{AdoptError, holder, set_promiscuous};
 use super::local::{LocalError, LocalPair};
 use crate::control::Instance;
 use crate::dataplane::pinned::{PinError, PinFolder, PinnedLink};
@@ -21,6 +21,8 @@ pub enum LeftoverError {
     Pins(#[from] PinError),
     #[error(transparent)]
     Netlink(#[from] kernel::Error),
+    #[error(transparent)]
+    Promiscuity(#[from] AdoptError),
     #[error(transparent)]
     Local(#[from] LocalError),
     #[error("cannot look into a network namespace: {0}")]
@@ -51,8 +53,15 @@ pub fn remove(instance: &Instance) -> Result<Removed, LeftoverError> {
             places.push((place, found));
         }
     }
+    for (place, found) in &places {
+        within(place.as_deref(), || end_promiscuity(&folder, &found.ports))?;
+    }
     for link in &pinned {
         folder.release(link)?;
+    }
+    // Of interfaces that are gone.
+    for ifindex in folder.promiscuous() {
+        folder.forget_promiscuous(ifindex)?;
     }
     folder.remove();
     for (place, found) in places {
@@ -92,6 +101,18 @@ async fn look(pinned: &[PinnedLink], instance: &Instance) -> Result<Found, Lefto
             .await?
             .is_empty(),
     })
+}
+
+async fn end_promiscuity(folder: &PinFolder, ports: &[u32]) -> Result<(), LeftoverError> {
+    let netlink = Netlink::open_requests()?;
+    for ifindex in folder
+        .promiscuous()
+        .into_iter()
+        .filter(|ifindex| ports.contains(ifindex))
+    {
+        set_promiscuous(folder, &netlink, ifindex, false).await?;
+    }
+    Ok(())
 }
 
 async fn clean(instance: &Instance, ports: &[u32]) -> Result<(Vec<String>, usize), LeftoverError> {

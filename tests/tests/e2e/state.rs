@@ -21,7 +21,7 @@ use mplsxdp::state::DIR_VARIABLE;
 use mplsxdp::state::recovery::{SNAPSHOT, read_snapshot};
 use mplsxdp_tests::random::Random;
 use mplsxdp_tests::router::program;
-use mplsxdp_tests::tidy::remove_pins;
+use mplsxdp_tests::tidy::{pins, remove_pins};
 use mplsxdp_tests::zebra::{Zebra, lsp, swap};
 use mplsxdp_tests::{End, Lab, Netns, Router, link, wait};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
@@ -38,6 +38,10 @@ pub fn tests() -> Vec<Trial> {
     vec![
         test("state::what_was_answered_survives_kills_at_random_moments", kills),
         test("state::ports_and_settings_of_run_time_come_back", ports),
+        test(
+            "state::promiscuous_mode_ends_with_what_is_not_cross_connected_any_more",
+            promiscuity,
+        ),
         test("state::routes_of_a_routing_daemon_stay_until_it_has_sent_all", feed),
         test("state::a_full_disk_stops_neither_changes_nor_saving_later", full_disk),
         test(
@@ -116,26 +120,31 @@ impl Place {
     }
 
     fn command(&self, options: &str) -> Result<Command> {
+        self.command_with(&format!("--iface eth1 --iface eth2 {options}"))
+    }
+
+    fn command_with(&self, options: &str) -> Result<Command> {
         let mut command = Command::new(program()?);
         let name = self.netns.name();
-        command.args([
-            "load",
-            "-n",
-            name,
-            "--instance",
-            name,
-            "--iface",
-            "eth1",
-            "--iface",
-            "eth2",
-        ]);
-        command.args(["--persist"]).args(options.split_whitespace());
+        command.args(["load", "-n", name, "--instance", name, "--persist"]);
+        command.args(options.split_whitespace());
         command.env(DIR_VARIABLE, &self.dir);
         Ok(command)
     }
 
     fn load(&self, options: &str) -> Result<Router> {
         Router::start(&self.netns, self.netns.name(), self.command(options)?)
+    }
+
+    /// Whether eth2 is in promiscuous mode.
+    fn receives_all(&self) -> Result<bool> {
+        Ok(self.netns.ip("link show eth2")?.contains("PROMISC"))
+    }
+
+    fn wait_receives_all(&self, on: bool) -> Result<()> {
+        wait::until(&format!("promiscuous mode: {on}"), PATIENCE, || {
+            Ok((self.receives_all()? == on).then_some(()))
+        })
     }
 
     /// The directory of the instance.
@@ -326,12 +335,11 @@ fn ports() -> Result<()> {
     router.run("link set eth1 mpls off")?;
     router.run("xconnect add eth2 eth3 one-way")?;
     router.run("route add 100 as to 200 via inet 10.0.3.2 dev eth3")?;
-    let receives_all = |place: &Place| -> Result<bool> { Ok(place.netns.ip("link show eth2")?.contains("PROMISC")) };
     let seed = |router: &Router| -> Result<serde_json::Value> { router.json("config show") };
     let before = seed(&router)?;
     router.stop(Signal::SIGKILL)?;
     ensure!(
-        receives_all(&place)?,
+        place.receives_all()?,
         "frames for other stations do not go through any more"
     );
     let router = place.load("")?;
@@ -359,11 +367,9 @@ fn ports() -> Result<()> {
         format!("{wrong:#}").contains("eth2 is cross-connected with up3"),
         "{wrong:#}"
     );
-    ensure!(receives_all(&place)?, "the next process has ended it");
+    ensure!(place.receives_all()?, "the next process has ended it");
     router.run("xconnect del eth2")?;
-    wait::until("the end of promiscuous mode", PATIENCE, || {
-        Ok((!receives_all(&place)?).then_some(()))
-    })?;
+    place.wait_receives_all(false)?;
     router.run("link del up3")?;
     router.run("link set eth1 mpls on")?;
     router.stop(Signal::SIGKILL)?;
@@ -380,9 +386,42 @@ fn ports() -> Result<()> {
         status.ports
     );
     router.run("xconnect add eth2 eth1 one-way")?;
-    wait::until("promiscuous mode", PATIENCE, || Ok(receives_all(&place)?.then_some(())))?;
+    place.wait_receives_all(true)?;
     router.run("unload")?;
-    wait::until("its end", PATIENCE, || Ok((!receives_all(&place)?).then_some(())))
+    place.wait_receives_all(false)
+}
+
+/// The cross-connect leaves the configuration, its port is none any more, or the instance is removed, while no process runs.
+fn promiscuity() -> Result<()> {
+    let place = Place::new()?;
+    let start = |command| Router::start(&place.netns, place.netns.name(), command);
+    let crossed = || -> Result<()> {
+        let mut command = place.command("--tx-only eth3")?;
+        command.args(["--xconnect", "eth2 eth3 one-way"]);
+        let router = start(command)?;
+        place.wait_receives_all(true)?;
+        router.stop(Signal::SIGKILL)?;
+        ensure!(place.receives_all()?);
+        Ok(())
+    };
+    for others in [
+        "--iface eth1 --iface eth2 --tx-only eth3",
+        "--iface eth1 --tx-only eth3",
+    ] {
+        crossed()?;
+        let router = start(place.command_with(others)?)?;
+        place.wait_receives_all(false).context(others)?;
+        router.run("unload")?;
+    }
+    crossed()?;
+    let unload = Command::new(program()?)
+        .args(["--instance", place.netns.name(), "unload", "--force"])
+        .env(DIR_VARIABLE, &place.dir)
+        .output()?;
+    ensure!(unload.status.success(), "{unload:?}");
+    ensure!(!place.receives_all()?, "still promiscuous");
+    ensure!(pins(place.netns.name()).is_empty());
+    Ok(())
 }
 
 fn ifindex(netns: &Netns, interface: &str) -> Result<u32> {

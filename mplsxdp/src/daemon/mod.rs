@@ -843,6 +843,7 @@ impl Daemon {
             Effect::LookUp { address, scopes } => self.requests.look_up(address, scopes),
             Effect::Probe { ifindex, address } => self.requests.probe(ifindex, address),
             Effect::Release { ifindex, address } => self.requests.release(ifindex, address),
+            Effect::Verify { ifindex, address } => self.requests.verify(ifindex, address),
             Effect::Survey { name, own } => {
                 let survey = self.attacher.clone().survey(name, own);
                 self.run(async move { port_event(PortEvent::Surveyed(survey.await)) });

@@ -89,6 +89,16 @@ impl Requests {
         });
     }
 
+    pub fn verify(&mut self, ifindex: u32, address: IpAddr) {
+        let netlink = self.netlink.clone();
+        self.push(async move {
+            if let Err(error) = netlink.verify(ifindex, address).await {
+                debug!(ifindex, %address, %error, "cannot have a neighbour verified");
+            }
+            Outcome::Nothing
+        });
+    }
+
     /// The next result that matters; waits for ever while nothing is under way. Can be dropped and called again at any
     /// time. Results without meaning begin the next requests at once: a thousand neighbours would otherwise wait for as
     /// many steps of other work.

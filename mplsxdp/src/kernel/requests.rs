@@ -160,6 +160,13 @@ impl Netlink {
     /// Whether the kernel has a MAC address for the neighbour that it does not ask for. The event that reports it may
     /// not have been read yet.
     async fn is_permanent(&self, ifindex: u32, address: IpAddr) -> Result<bool, Error> {
+        let entry = self.neighbour(ifindex, address).await?;
+        let state = entry.map(|entry| entry.header.state);
+        Ok(matches!(state, Some(NeighbourState::Permanent | NeighbourState::Noarp)))
+    }
+
+    /// `None` if the kernel has no entry for it.
+    async fn neighbour(&self, ifindex: u32, address: IpAddr) -> Result<Option<NeighbourMessage>, Error> {
         let request = format!("neighbour {address} on interface {ifindex}");
         let mut message = NeighbourMessage::default();
         message.header.family = family_of(address).0;
@@ -170,13 +177,29 @@ impl Netlink {
         })];
         let message = RouteNetlinkMessage::GetNeighbour(message);
         match self.request(&request, message, NLM_F_REQUEST).await {
-            Ok(Some(RouteNetlinkMessage::NewNeighbour(entry))) => Ok(matches!(
-                entry.header.state,
-                NeighbourState::Permanent | NeighbourState::Noarp
-            )),
-            Ok(_) | Err(Error::Refused { .. }) => Ok(false),
+            Ok(Some(RouteNetlinkMessage::NewNeighbour(entry))) => Ok(Some(entry)),
+            Ok(_) | Err(Error::Refused { .. }) => Ok(None),
             Err(error) => Err(error),
         }
+    }
+
+    /// Makes the kernel ask a neighbour that is STALE, as a packet of its own to that neighbour would. Nothing else of the
+    /// entry changes: NTF_USE without the flags that it has would take them off.
+    pub async fn verify(&self, ifindex: u32, address: IpAddr) -> Result<(), Error> {
+        let entry = self.neighbour(ifindex, address).await?;
+        let Some(entry) = entry.filter(|entry| entry.header.state == NeighbourState::Stale) else {
+            return Ok(());
+        };
+        let ext_flags = entry.attributes.iter().find_map(|attribute| match attribute {
+            NeighbourAttribute::ExtFlags(flags) => Some(*flags),
+            _ => None,
+        });
+        let request = format!("verification of {address} on interface {ifindex}");
+        let mut message = neighbour_use(ifindex, address, ext_flags.unwrap_or_default());
+        message.header.flags |= entry.header.flags;
+        let flags = NLM_F_REQUEST | NLM_F_ACK;
+        let message = RouteNetlinkMessage::NewNeighbour(message);
+        self.request(&request, message, flags).await.map(drop)
     }
 
     /// Undoes [`Netlink::probe`]: the neighbour ages like any other. If it is gone, that is success.

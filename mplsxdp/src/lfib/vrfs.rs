@@ -1,7 +1,7 @@
 //! The VRFs that labels lead into, by their names. All labels of a VRF share one word of `VRFS`, so one store has effect for
 //! all of them: when the VRF device appears, when its domain of the FTN is filled, and when the last port has left it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use mplsxdp_common::abi::{Domain, VrfWord};
@@ -38,6 +38,8 @@ pub(super) struct LabelVrfs {
     /// The words of the slots, as stored.
     words: BTreeMap<u32, VrfWord>,
     devices: BTreeMap<Arc<str>, VrfDevice>,
+    /// A word was stored since [`Lfib::take_switched_vrfs`].
+    changed: bool,
 }
 
 impl LabelVrfs {
@@ -46,6 +48,7 @@ impl LabelVrfs {
             slots: Interner::new(end),
             words: BTreeMap::new(),
             devices: BTreeMap::new(),
+            changed: false,
         }
     }
 
@@ -86,6 +89,12 @@ impl<T: Tables> Lfib<T> {
             Some(device) if self.uses_vrf(device.table) => VrfState::Filling,
             Some(_) => VrfState::NoPort,
         }
+    }
+
+    /// The VRF devices of all VRFs that labels lead into, if others may have been added or removed since the last call.
+    pub fn take_switched_vrfs(&mut self) -> Option<BTreeSet<u32>> {
+        let words = self.label_vrfs.words.values().filter(|&&word| word != VrfWord::NONE);
+        std::mem::take(&mut self.label_vrfs.changed).then(|| words.map(|word| word.ifindex()).collect())
     }
 
     /// The slot of the VRF with this name, with one more user; `None` if all slots are taken.
@@ -131,6 +140,7 @@ impl<T: Tables> Lfib<T> {
     fn store_vrf(&mut self, slot: u32, word: VrfWord) {
         if self.label_vrfs.words.insert(slot, word) != Some(word) {
             self.tables.store_vrf(slot, word);
+            self.label_vrfs.changed = true;
         }
     }
 }

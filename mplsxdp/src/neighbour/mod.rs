@@ -16,6 +16,7 @@ pub mod fixture;
 pub mod links;
 pub mod resolver;
 pub mod routes;
+pub mod stale;
 
 /// A report of the kernel.
 ///

@@ -13,6 +13,7 @@ use ipnet::IpNet;
 use mplsxdp_common::wire::Mac;
 
 use super::links::Links;
+use super::stale::Stale;
 use super::{Event, LinkInfo, Lookup, Manager, Neighbour, NeighbourState};
 use crate::route::{NextHop, NextHopId, Via};
 
@@ -103,6 +104,8 @@ pub enum Action {
     Probe { ifindex: u32, address: IpAddr },
     /// The neighbour no longer needs to be kept resolved.
     Release { ifindex: u32, address: IpAddr },
+    /// Make the kernel verify the neighbour, if it is STALE.
+    Verify { ifindex: u32, address: IpAddr },
     /// The next hop's state has changed.
     Changed { id: NextHopId, state: HopState },
 }
@@ -133,6 +136,9 @@ pub struct Resolver {
     routes_since: Option<Instant>,
     /// See [`Resolver::hold_leftovers`].
     holds_leftovers: bool,
+    /// The VRF devices of the VRFs in which XDP sends packets to the kernel's neighbours.
+    switched_vrfs: BTreeSet<u32>,
+    stale: Stale,
 }
 
 /// A neighbour: interface and address.
@@ -307,11 +313,11 @@ impl Resolver {
             Event::Synced => self.sweep(now, actions),
             Event::Link(info) => {
                 let old = self.links.insert(info.clone());
-                self.link_changed(info.ifindex, old.as_ref(), Some(info));
+                self.link_changed(info.ifindex, old.as_ref(), Some(info), now);
             }
             Event::LinkGone(ifindex) => {
                 let old = self.links.remove(*ifindex);
-                self.link_changed(*ifindex, old.as_ref(), None);
+                self.link_changed(*ifindex, old.as_ref(), None, now);
             }
             Event::Address(address) | Event::AddressGone(address) => {
                 let (first, last) = match address.address {
@@ -464,6 +470,7 @@ impl Resolver {
             return;
         }
         let before = self.links.set_aliases(aliases);
+        self.follow_stale(now);
         let now_named = self.links.aliases();
         let names = before.keys().chain(now_named.keys());
         let changed = names.filter(|&name| before.get(name) != now_named.get(name));
@@ -476,6 +483,27 @@ impl Resolver {
             self.plan(Pending::ReleaseLeftovers);
         }
         self.step(AT_ONCE, now, actions);
+    }
+
+    /// XDP sends packets to the kernel's neighbours at the ports of these VRFs, which it has verified when they are STALE.
+    pub fn set_switched_vrfs(&mut self, devices: BTreeSet<u32>, now: Instant) {
+        self.switched_vrfs = devices;
+        self.follow_stale(now);
+    }
+
+    /// Ports, VRFs or their members may have changed.
+    fn follow_stale(&mut self, now: Instant) {
+        let ports = self.links.aliases().values();
+        let is_switched = |&&ifindex: &&u32| {
+            let vrf = self.links.vrf(ifindex);
+            vrf.is_some_and(|vrf| self.switched_vrfs.contains(&vrf.ifindex))
+        };
+        let interfaces = ports.filter(is_switched).copied().collect();
+        if self.stale.set_interfaces(interfaces) {
+            for (&target, known) in &self.neighbours {
+                self.stale.note(target, Some(known.state), known.managed.is_some(), now);
+            }
+        }
     }
 
     /// The neighbours that a dead process of this instance left managed are still in use, until the next call of
@@ -578,7 +606,8 @@ impl Resolver {
     /// When [`Resolver::poll`] has something to do.
     pub fn next_deadline(&self) -> Option<Instant> {
         let probe = self.probes_due.first().map(|(due, _)| *due);
-        probe.into_iter().chain(self.lookups_due).min()
+        let verification = self.stale.next_deadline();
+        probe.into_iter().chain(self.lookups_due).chain(verification).min()
     }
 
     pub fn poll(&mut self, now: Instant, actions: &mut Vec<Action>) {
@@ -589,6 +618,8 @@ impl Resolver {
             };
             self.refresh(target, now, actions);
         }
+        let due = self.stale.take_due(now).into_iter();
+        actions.extend(due.map(|(ifindex, address)| Action::Verify { ifindex, address }));
         if self.lookups_due.is_some_and(|due| due <= now) {
             self.lookups_due = None;
             self.routes_since = None;
@@ -743,6 +774,9 @@ impl Resolver {
     }
 
     fn neighbour_changed(&mut self, target: Target, now: Instant, actions: &mut Vec<Action>) {
+        let known = self.neighbours.get(&target);
+        let is_managed = known.is_some_and(|known| known.managed.is_some());
+        self.stale.note(target, known.map(|known| known.state), is_managed, now);
         let Some(claim) = self.claims.get(&target) else { return };
         let users = Vec::from_iter(claim.users.iter().copied());
         self.refresh(target, now, actions);
@@ -751,7 +785,7 @@ impl Resolver {
         }
     }
 
-    fn link_changed(&mut self, ifindex: u32, old: Option<&LinkInfo>, new: Option<&LinkInfo>) {
+    fn link_changed(&mut self, ifindex: u32, old: Option<&LinkInfo>, new: Option<&LinkInfo>, now: Instant) {
         let matters =
             |link: Option<&LinkInfo>| link.map(|link| (link.name.clone(), link.is_up(), link.noarp, link.ip_ifindex()));
         // The VRF that it is in, or may be in, decides which routes lead to it.
@@ -769,6 +803,9 @@ impl Resolver {
         self.plan_link(ifindex, names, again);
         if is_up(old) != is_up(new) || vrf(old) != vrf(new) {
             self.ask_between(IPV4.0, IPV6.1);
+        }
+        if vrf(old) != vrf(new) {
+            self.follow_stale(now);
         }
     }
 

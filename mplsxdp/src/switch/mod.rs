@@ -240,6 +240,11 @@ pub enum Effect {
         ifindex: u32,
         address: IpAddr,
     },
+    /// Make the kernel verify the neighbour, if it is STALE.
+    Verify {
+        ifindex: u32,
+        address: IpAddr,
+    },
     /// Look at an interface that should become a port; `own` are the interfaces that have the program.
     Survey {
         name: String,
@@ -494,6 +499,9 @@ impl<T: Tables> Switch<T> {
         self.reclaim(now);
         self.watch_ftn(now);
         self.take_over_when_resolved(now);
+        if let Some(devices) = self.lfib.take_switched_vrfs() {
+            self.resolver.set_switched_vrfs(devices, now);
+        }
         if let Some(crossed) = self.ports.take_crossed_interfaces() {
             self.effects.push_back(Effect::ReceiveAll(crossed));
         }

@@ -185,6 +185,7 @@ impl<T: Tables> Switch<T> {
                 },
                 Action::Probe { ifindex, address } => Effect::Probe { ifindex, address },
                 Action::Release { ifindex, address } => Effect::Release { ifindex, address },
+                Action::Verify { ifindex, address } => Effect::Verify { ifindex, address },
                 Action::Changed { .. } => continue,
             };
             self.effects.push_back(effect);

@@ -140,6 +140,7 @@ impl Driver {
                 // An interface that goes down meanwhile cannot be probed; the resolver will be informed.
                 Action::Probe { ifindex, address } => drop(self.netlink.probe(ifindex, address).await),
                 Action::Release { ifindex, address } => self.netlink.release(ifindex, address).await.unwrap(),
+                Action::Verify { ifindex, address } => self.netlink.verify(ifindex, address).await.unwrap(),
                 Action::Changed { .. } => {}
             }
             self.log.push(action);
@@ -240,6 +241,36 @@ fn a_neighbour_that_falls_silent_fails_and_comes_back() {
         driver.until_state(HOP, HopState::Failed { ifindex }).await;
         lab.peer_ip("addr add 192.0.2.2/24 dev eth1");
         driver.until_state(HOP, driver.resolved("eth1", PEER1)).await;
+    });
+}
+
+/// As a packet to it would have it verified. It keeps its flags.
+#[test]
+fn a_stale_neighbour_is_verified() {
+    Lab::run(async |lab| {
+        for (name, value) in [("delay_first_probe_time", "1"), ("retrans_time_ms", "100")] {
+            sysctl(&format!("ipv4/neigh/eth1/{name}"), value);
+        }
+        let mut driver = Driver::new().await;
+        let ifindex = driver.ifindex("eth1");
+        let address: IpAddr = "192.0.2.2".parse().unwrap();
+        let stale = format!("neigh replace {address} lladdr {PEER1} dev eth1 nud stale extern_learn");
+        for (is_there, state) in [(true, "REACHABLE"), (false, "FAILED")] {
+            if !is_there {
+                lab.peer_ip("addr del 192.0.2.2/24 dev eth1");
+            }
+            ip(&stale);
+            driver.netlink.verify(ifindex, address).await.unwrap();
+            let shown = entry("192.0.2.2");
+            assert!(shown.contains("DELAY") && shown.contains("extern_learn"), "{shown}");
+            // It is not stale, so nothing is to be done.
+            driver.netlink.verify(ifindex, address).await.unwrap();
+            driver.until(state, |_| entry("192.0.2.2").contains(state)).await;
+            assert!(entry("192.0.2.2").contains("extern_learn"), "{}", entry("192.0.2.2"));
+        }
+        ip("neigh del 192.0.2.2 dev eth1");
+        driver.netlink.verify(ifindex, address).await.unwrap();
+        assert_eq!(entry("192.0.2.2"), "");
     });
 }
 

@@ -356,7 +356,6 @@ fn passes() -> Result<()> {
     bench.router.unload()
 }
 
-/// The labels under which packets of many flows leave.
 /// A label of a VRF: XDP pops it and sends the packet as the VRF routes it, once a port is in the VRF and the neighbour is
 /// resolved. What only the kernel can handle is left to it.
 fn vrf_labels() -> Result<()> {
@@ -386,6 +385,12 @@ fn vrf_labels() -> Result<()> {
     bench
         .right
         .receive("the packet that waited", |frame| frame == expected)?;
+    // The kernel does not see that XDP uses it, and verifies it none the less.
+    netns.ip(&format!("neigh replace 10.0.2.2 lladdr {RIGHT} dev eth2 nud stale"))?;
+    wait::until("verification of the neighbour", PATIENCE, || {
+        Ok((!netns.ip("neigh show 10.0.2.2")?.contains("STALE")).then_some(()))
+    })?;
+    know_neighbours(netns)?;
     let before = (passed()?, bench.router.dropped("vrf")?);
     for _ in 0..3 {
         by_xdp(&bench, "101", &sent, &expected)?;
@@ -438,6 +443,7 @@ fn vrf_labels() -> Result<()> {
     bench.router.unload()
 }
 
+/// The labels under which packets of many flows leave.
 fn out_labels(bench: &Bench, label: u32) -> Result<BTreeSet<u32>> {
     let mut found = BTreeSet::new();
     for port in 1000..1032 {

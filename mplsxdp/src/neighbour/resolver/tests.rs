@@ -7,6 +7,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::neighbour::fixture::link;
+use crate::neighbour::stale::{VERIFIED, VERIFY_INTERVAL};
 use crate::neighbour::{AttachMode, InterfaceAddress, KernelRoute, Master, RouteKind, RoutePosition, XdpAttachment};
 
 const ETH1: u32 = 11;
@@ -968,6 +969,7 @@ impl Run {
                 Action::Changed { id, state } => {
                     assert_ne!(self.reported.insert(id, state), Some(state), "a change that is none");
                 }
+                Action::Verify { .. } => panic!("there is no VRF"),
             }
         }
     }
@@ -1372,4 +1374,109 @@ fn next_hops_are_reported_again_if_their_link_was_down_for_a_moment() {
             .rfind(|action| matches!(action, Action::Changed { id: of, .. } if *of == id));
         assert_eq!(last, Some(&changed(id, HopState::Static { ifindex: ETH1, mac })));
     }
+}
+
+/// XDP uses the neighbours, and the kernel does not see that.
+#[test]
+fn stale_neighbours_at_ports_of_switched_vrfs_are_verified() {
+    const RED: u32 = 20;
+    let member = |ifindex, name: &str| {
+        Event::Link(LinkInfo {
+            master: Some(Master {
+                ifindex: RED,
+                kind: Some("vrf".into()),
+            }),
+            ..link(ifindex, name)
+        })
+    };
+    let stale = |ifindex, address: &str| unmanaged(ifindex, address, NeighbourState::Stale(MAC1));
+    let verify = |ifindex, address: &str| Action::Verify {
+        ifindex,
+        address: ip(address),
+    };
+    let switched = |bench: &mut Bench, vrfs: &[u32]| {
+        bench
+            .resolver
+            .set_switched_vrfs(vrfs.iter().copied().collect(), bench.now);
+    };
+    let set_ports = |bench: &mut Bench, ports: &[(&str, u32)]| bench.set_sub_interfaces(&[], ports);
+    let mut bench = Bench::new();
+    bench.tell(Event::Link(LinkInfo {
+        vrf_table: Some(10),
+        ..link(RED, "red")
+    }));
+    bench.tell(member(ETH1, "eth1"));
+    bench.tell(stale(ETH1, "10.0.1.1"));
+    bench.tell(stale(ETH2, "10.0.2.1"));
+    set_ports(&mut bench, &[("eth1", ETH1), ("eth2", ETH2)]);
+    bench.pass(VERIFY_INTERVAL);
+    assert_eq!(bench.take(), [], "no label leads into the VRF");
+    switched(&mut bench, &[RED]);
+    bench.pass(Duration::ZERO);
+    assert_eq!(bench.take(), [verify(ETH1, "10.0.1.1")]);
+    // Once for each time that it becomes stale. Those that the kernel verifies by itself are left alone.
+    bench.pass(VERIFY_INTERVAL * 10);
+    bench.tell(unmanaged(ETH1, "10.0.1.1", NeighbourState::Reachable(MAC1)));
+    bench.tell(Event::Neighbour(Neighbour {
+        ifindex: ETH1,
+        address: ip("10.0.1.2"),
+        state: NeighbourState::Stale(MAC2),
+        managed: Some(Manager::Other),
+    }));
+    bench.tell(unmanaged(ETH1, "10.0.1.3", NeighbourState::Permanent(MAC2)));
+    bench.pass(VERIFY_INTERVAL);
+    assert_eq!(bench.take(), []);
+    bench.tell(stale(ETH1, "10.0.1.1"));
+    bench.pass(Duration::ZERO);
+    assert_eq!(bench.take(), [verify(ETH1, "10.0.1.1")]);
+    // The next one must wait; it may be verified, or gone, by then.
+    bench.tell(stale(ETH1, "fe80::1"));
+    bench.tell(stale(ETH1, "fe80::2"));
+    bench.tell(stale(ETH1, "fe80::3"));
+    bench.tell(unmanaged(ETH1, "fe80::2", NeighbourState::Reachable(MAC2)));
+    bench.tell(Event::NeighbourGone {
+        ifindex: ETH1,
+        address: ip("fe80::3"),
+    });
+    bench.pass(VERIFY_INTERVAL / 2);
+    assert_eq!(bench.take(), []);
+    bench.pass(VERIFY_INTERVAL / 2);
+    assert_eq!(bench.take(), [verify(ETH1, "fe80::1")]);
+    // A port enters the VRF, and an interface of it is a port no more.
+    bench.tell(stale(ETH1, "10.0.1.1"));
+    bench.tell(member(ETH2, "eth2"));
+    set_ports(&mut bench, &[("eth2", ETH2)]);
+    bench.pass(VERIFY_INTERVAL);
+    assert_eq!(bench.take(), [verify(ETH2, "10.0.2.1")]);
+    switched(&mut bench, &[]);
+    bench.tell(stale(ETH2, "10.0.2.1"));
+    bench.pass(VERIFY_INTERVAL);
+    assert_eq!(bench.take(), []);
+}
+
+#[test]
+fn many_stale_neighbours_are_verified_a_few_at_a_time() {
+    let mut bench = Bench::new();
+    bench.tell(Event::Link(LinkInfo {
+        vrf_table: Some(10),
+        ..link(ETH1, "eth1")
+    }));
+    bench.set_sub_interfaces(&[], &[("eth1", ETH1)]);
+    let count = VERIFIED * 2 + 1;
+    for number in 0..count {
+        let address = format!("10.0.{}.{}", number / 256, number % 256);
+        bench.tell(unmanaged(ETH1, &address, NeighbourState::Stale(MAC1)));
+    }
+    bench.resolver.set_switched_vrfs([ETH1].into(), bench.now);
+    let mut seen = BTreeSet::new();
+    for expected in [VERIFIED, VERIFIED, 1, 0] {
+        bench.pass(Duration::ZERO);
+        let actions = bench.take();
+        assert_eq!(actions.len(), expected);
+        seen.extend(actions.iter().map(|action| format!("{action:?}")));
+        bench.pass(VERIFY_INTERVAL - Duration::from_nanos(1));
+        assert_eq!(bench.take(), []);
+        bench.now += Duration::from_nanos(1);
+    }
+    assert_eq!(seen.len(), count);
 }

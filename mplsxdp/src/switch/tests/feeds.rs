@@ -581,6 +581,13 @@ fn a_label_of_a_vrf_follows_the_vrf_and_its_ports() {
     rig.link(member(1, "eth1", 9));
     assert_eq!((word(&rig), passes(&mut rig)), (VrfWord::new(9, Domain(1)), None));
     assert_eq!(ways(&rig), ports);
+    // Neighbours there are in use, others are not.
+    for ifindex in [1, 2] {
+        rig.neighbour(ifindex, "192.0.2.9", NeighbourState::Stale(Mac([2, 0, 0, 0, 0, 9])));
+    }
+    rig.later(Duration::ZERO);
+    let verified = |wanted| rig.saw(|effect| matches!(effect, Effect::Verify { ifindex, .. } if *ifindex == wanted));
+    assert_eq!([1, 2].map(verified), [true, false]);
     rig.link(red("purple"));
     assert_eq!(rig.shown(), ["kernel 100 vrf purple pass proto bgp"]);
     assert_eq!((word(&rig), passes(&mut rig)), (VrfWord::new(9, Domain(1)), None));

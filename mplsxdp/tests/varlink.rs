@@ -4,7 +4,8 @@ use std::fmt::Debug;
 
 use mplsxdp::control::access::Access;
 use mplsxdp::control::api::*;
-use mplsxdp::route::{RouteKey, Source};
+use mplsxdp::route::pseudowire::GivenPseudowire;
+use mplsxdp::route::{PortName, RouteKey, Source};
 use mplsxdp_common::wire::Label;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -109,6 +110,7 @@ fn route() -> Route {
     Route {
         label: Some(100),
         prefix: Some("10.0.0.0/8".parse().unwrap()),
+        attachment: Some(port()),
         table: Some(1000),
         action: Some(RouteAction::Swap),
         out: Some(vec![110]),
@@ -121,6 +123,20 @@ fn route() -> Route {
         protocol: Some(Protocol(186)),
         metric: Some(20),
         reason: Some("a form that is not known".into()),
+        pseudowire: Some(pseudowire()),
+    }
+}
+
+fn port() -> PortName {
+    PortName::new("eth1.100").unwrap()
+}
+
+fn pseudowire() -> GivenPseudowire {
+    GivenPseudowire {
+        control_word: Some(true),
+        flow_label: Some(true),
+        tagged: Some(true),
+        vlan: Some(30),
     }
 }
 
@@ -191,6 +207,7 @@ fn key() -> Key {
     Key {
         label: Some(100),
         prefix: Some("10.0.0.0/8".parse().unwrap()),
+        attachment: Some(port()),
         table: Some(1000),
     }
 }
@@ -250,6 +267,7 @@ fn installed_route() -> InstalledRoute {
         next_hop: Some(next_hop()),
         paths: Some(vec![path_state()]),
         passes: Some("no port is in VRF red".into()),
+        problem: Some("eth2 is not a port".into()),
         counter: Some(Counter::default()),
     }
 }
@@ -396,6 +414,7 @@ fn types() {
     agree_on_type(&mut seen, "Route", &route());
     agree_on_type(&mut seen, "Path", &path());
     agree_on_type(&mut seen, "Backup", &backup());
+    agree_on_type(&mut seen, "Pseudowire", &pseudowire());
     agree_on_type(&mut seen, "RouteKey", &key());
     agree_on_type(&mut seen, "Via", &via());
     agree_on_type(&mut seen, "NextHopState", &next_hop());
@@ -431,17 +450,31 @@ fn types() {
     let operations = [VlanOperation::Translate, VlanOperation::Pop, VlanOperation::Push];
     agree_on_enum(&mut seen, "VlanOperation", &operations);
     agree_on_enum(&mut seen, "Source", &Source::ALL);
-    agree_on_enum(&mut seen, "Family", &[Family::Mpls, Family::Inet, Family::Inet6]);
+    agree_on_enum(
+        &mut seen,
+        "Family",
+        &[Family::Mpls, Family::Inet, Family::Inet6, Family::Xconnect],
+    );
     agree_on_enum(
         &mut seen,
         "ViaFamily",
         &[ViaFamily::Inet, ViaFamily::Inet6, ViaFamily::Link],
     );
-    use RouteAction::{Local, LocalPass, Pass, PenultimatePop, Pop, Push, Swap, VrfPass};
+    use RouteAction::{Local, LocalPass, Pass, PenultimatePop, Pop, Push, Swap, VrfPass, Xconnect};
     agree_on_enum(
         &mut seen,
         "RouteAction",
-        &[Swap, Pop, PenultimatePop, Local, LocalPass, VrfPass, Push, Pass],
+        &[
+            Swap,
+            Pop,
+            PenultimatePop,
+            Local,
+            LocalPass,
+            VrfPass,
+            Xconnect,
+            Push,
+            Pass,
+        ],
     );
     use Resolution::{
         BadMac, Failed, Incomplete, LinkDown, Local as OwnAddress, NoArp, NoRoute, NoSuchDev, NotAPort, Resolved,
@@ -469,6 +502,7 @@ fn methods() {
         family: Some(Family::Mpls),
         label: Some(100),
         prefix,
+        attachment: Some(port()),
         table: Some(1000),
         within: prefix,
         covering: prefix,
@@ -561,6 +595,7 @@ fn methods() {
     let get = GetRoute {
         label: Some(100),
         prefix,
+        attachment: Some(port()),
         address: Some([192, 0, 2, 1].into()),
         table: Some(1000),
     };
@@ -694,6 +729,7 @@ fn errors() {
         // No key has all of its fields.
         if let Some(key) = value["parameters"].get_mut("key") {
             key["prefix"] = json!("10.0.0.0/8");
+            key["attachment"] = json!("eth1");
             key["table"] = json!(1000);
         }
         check_struct(&idl, &idl.errors[name.as_str()].parm, &value["parameters"])

@@ -1,10 +1,16 @@
-//! `xconnect`: ports whose frames go to one other port, whatever they are.
+//! `xconnect`: ports whose frames go to one other port, or into a pseudowire, whatever they are.
 
 use mplsxdp_common::abi::Reason;
 use serde::Serialize;
 
+use super::route::{self, JsonRoute, route_lines};
 use super::{Failure, Session, verb};
-use crate::control::api::{AddCrossConnect, Counter, DeleteCrossConnect, Link, VlanOperation};
+use crate::control::api::{
+    self, AddCrossConnect, Counter, DeleteCrossConnect, Family, InstalledRoute, Link, Lookup, Refusal, VlanOperation,
+};
+use crate::control::client::ClientError;
+use crate::route::wire::RouteAction;
+use crate::route::{PortName, RouteKey};
 
 pub const HELP: &str = "\
 Verbs:
@@ -13,6 +19,12 @@ Verbs:
                                   every frame that arrives at one port leaves by the other, unchanged; the tags of
                                   sub-interfaces (eth1.100) are replaced, removed or added as the two need it, which
                                   `vlan` checks
+  xconnect {add|replace|change} IFACE encap mpls OUT[/OUT...] via {inet A|inet6 A|link MAC} [dev IFACE] [WORDS]
+                                  every frame that arrives goes into a pseudowire (RFC 4448), whose label is the last; like a
+                                  route otherwise: `route` takes the same as `xconnect IFACE encap mpls ...`. The other way:
+                                  `route add LABEL xconnect IFACE [WORDS]`. WORDS, the same at both ends:
+                                  no-cw: without control word; flow-label: with a flow label; tagged: frames in the
+                                  pseudowire have a tag; vlan N: this one
   xconnect del IFACE [IFACE] [one-way]
 
 Both ports must have been loaded or added. A port takes part in nothing else while its frames go elsewhere.";
@@ -21,11 +33,15 @@ Both ports must have been loaded or added. A port takes part in nothing else whi
 enum Verb {
     Show,
     Add,
+    Change,
+    Replace,
     Delete,
 }
 
 const VERBS: &[(&str, Verb)] = &[
     ("add", Verb::Add),
+    ("change", Verb::Change),
+    ("replace", Verb::Replace),
     ("show", Verb::Show),
     ("list", Verb::Show),
     ("lst", Verb::Show),
@@ -42,6 +58,9 @@ pub fn xconnect(words: &[String], session: &mut Session) -> Result<(), Failure> 
     let words: Vec<_> = words.collect();
     let invalid = || Failure::Usage(format!("invalid arguments for `xconnect {word}`\n{HELP}"));
     match (verb, words.as_slice()) {
+        (Verb::Add | Verb::Change | Verb::Replace | Verb::Delete, [_, rest @ ..]) if rest.contains(&"encap") => {
+            route_of_port(word, &words, session)
+        }
         (Verb::Show, []) => show(None, session),
         (Verb::Show, [name]) => show(Some(name), session),
         (Verb::Add, [ifname, to, options @ ..]) => {
@@ -53,6 +72,7 @@ pub fn xconnect(words: &[String], session: &mut Session) -> Result<(), Failure> 
                 one_way,
             })?)
         }
+        (Verb::Delete, [ifname]) if is_attachment(ifname, session)? => route_of_port(word, &words, session),
         (Verb::Delete, [ifname, rest @ ..]) => {
             let (to, one_way) = match *rest {
                 [] => (None, None),
@@ -68,6 +88,28 @@ pub fn xconnect(words: &[String], session: &mut Session) -> Result<(), Failure> 
             })?)
         }
         _ => Err(invalid()),
+    }
+}
+
+/// Changes the route of an attachment circuit: `words` are the port, and the rest of the route.
+fn route_of_port(verb: &str, words: &[&str], session: &mut Session) -> Result<(), Failure> {
+    let words: Vec<String> = [&[verb, "xconnect"], words]
+        .concat()
+        .into_iter()
+        .map(str::to_owned)
+        .collect();
+    route::route(&words, route::Choices::default(), session)
+}
+
+/// Whether the frames of this port go into a pseudowire.
+fn is_attachment(name: &str, session: &mut Session) -> Result<bool, Failure> {
+    let Ok(port) = PortName::new(name) else {
+        return Ok(false);
+    };
+    match session.client()?.route(Lookup::Key(RouteKey::Attachment(port))) {
+        Ok(_) => Ok(true),
+        Err(ClientError::Refused(api::Error::Refused(Refusal::NoSuchRoute { .. }))) => Ok(false),
+        Err(error) => Err(error.into()),
     }
 }
 
@@ -109,6 +151,55 @@ struct Direction {
     counter: Option<Counter>,
 }
 
+/// What `show` lists.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Shown<'a> {
+    Direction(&'a Direction),
+    Pseudowire(Box<JsonRoute>),
+}
+
+/// The routes of attachment circuits; and if only one port is shown, those by which frames leave there.
+fn pseudowires(name: Option<&str>, session: &mut Session) -> Result<Vec<InstalledRoute>, Failure> {
+    let counters = Some(session.out.style.stats);
+    let mut routes = Vec::new();
+    let (of_ports, exits) = match name {
+        None => (
+            Some(api::ListRoutes {
+                family: Some(Family::Xconnect),
+                counters,
+                ..Default::default()
+            }),
+            None,
+        ),
+        Some(name) => {
+            let attachment = PortName::new(name).ok();
+            let of_port = attachment.map(|attachment| api::ListRoutes {
+                attachment: Some(attachment),
+                counters,
+                ..Default::default()
+            });
+            let exits = api::ListRoutes {
+                family: Some(Family::Mpls),
+                dev: Some(name.into()),
+                counters,
+                ..Default::default()
+            };
+            (of_port, Some(exits))
+        }
+    };
+    for list in of_ports.iter().chain(&exits) {
+        session.client()?.routes(list, |route| {
+            let leads_to_port = matches!(route.route.action, Some(RouteAction::Xconnect));
+            if route.route.attachment.is_some() || leads_to_port {
+                routes.push(route);
+            }
+            Ok::<_, Failure>(())
+        })?;
+    }
+    Ok(routes)
+}
+
 fn show(name: Option<&str>, session: &mut Session) -> Result<(), Failure> {
     let stats = session.out.style.stats;
     let links = session.client()?.links(stats)?;
@@ -120,9 +211,15 @@ fn show(name: Option<&str>, session: &mut Session) -> Result<(), Failure> {
     let all: Vec<_> = links.iter().filter_map(|link| direction(link, &links)).collect();
     let is_chosen = |one: &&Direction| name.is_none_or(|name| one.ifname == name || one.to == name);
     let chosen: Vec<_> = all.iter().filter(is_chosen).collect();
+    let pseudowires = pseudowires(name, session)?;
     let out = &mut session.out;
     if out.style.json {
-        return out.json(&chosen);
+        let pseudowires = pseudowires
+            .iter()
+            .map(|route| Ok(Shown::Pseudowire(JsonRoute::new(route, stats)?.into())));
+        let pseudowires = pseudowires.collect::<Result<Vec<_>, Failure>>()?;
+        let directions = chosen.into_iter().map(Shown::Direction);
+        return out.json(&directions.chain(pseudowires).collect::<Vec<_>>());
     }
     for one in &chosen {
         let Direction { ifname, to, .. } = one;
@@ -142,7 +239,9 @@ fn show(name: Option<&str>, session: &mut Session) -> Result<(), Failure> {
         }
         out.lines(&lines)?;
     }
-    Ok(())
+    pseudowires
+        .iter()
+        .try_for_each(|route| out.lines(&route_lines(route, stats)?))
 }
 
 /// Where the frames of a port go.
@@ -156,7 +255,7 @@ fn direction(link: &Link, links: &[Link]) -> Option<Direction> {
         (false, true) => Some(VlanOperation::Push),
         (false, false) => None,
     };
-    let crossed = |counters: &crate::control::api::LinkCounters| {
+    let crossed = |counters: &api::LinkCounters| {
         let mut reasons = counters.reasons.iter();
         let reason = reasons.find(|reason| reason.reason == Reason::CrossConnected.name());
         reason.map_or(Counter::default(), |reason| Counter {

@@ -19,7 +19,7 @@ use crate::lfib::spread::Spread;
 pub use crate::route::Mode as ChangeMode;
 pub use crate::route::filter::{KeyFilter, RouteFilter};
 pub use crate::route::wire::{Backup, Key, Path, Route, RouteAction, ViaAddress, ViaFamily};
-use crate::route::{Description, RouteKey, RoutingTable};
+use crate::route::{Description, PortName, RouteKey, RoutingTable};
 pub use crate::route::{Protocol, Source};
 
 /// The interface's name.
@@ -112,6 +112,9 @@ pub struct InstalledRoute {
     /// For `vrf_pass`: why all its packets are left to the kernel; `None` if they are not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub passes: Option<String>,
+    /// For a pseudowire: why the port cannot be its end; `None` if it can.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub problem: Option<String>,
     /// `None` if the route has no counter slot.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub counter: Option<Counter>,
@@ -549,6 +552,8 @@ pub enum Family {
     Mpls,
     Inet,
     Inet6,
+    /// Of attachment circuits.
+    Xconnect,
 }
 
 /// Parameters of methods that take none, and replies that only confirm success.
@@ -584,6 +589,8 @@ pub struct ListRoutes {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prefix: Option<IpNet>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attachment: Option<PortName>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub table: Option<u32>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub within: Option<IpNet>,
@@ -611,7 +618,7 @@ pub struct RouteList {
     pub routes: Vec<InstalledRoute>,
 }
 
-/// Parameters of `GetRoute`: exactly one of label, prefix and address.
+/// Parameters of `GetRoute`: exactly one of label, prefix, attachment and address.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct GetRoute {
@@ -619,6 +626,8 @@ pub struct GetRoute {
     pub label: Option<u32>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prefix: Option<IpNet>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attachment: Option<PortName>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub address: Option<IpAddr>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -629,10 +638,16 @@ impl From<Lookup> for GetRoute {
     fn from(lookup: Lookup) -> Self {
         match lookup {
             Lookup::Key(key) => {
-                let Key { label, prefix, table } = key.into();
+                let Key {
+                    label,
+                    prefix,
+                    attachment,
+                    table,
+                } = key.into();
                 Self {
                     label,
                     prefix,
+                    attachment,
                     address: None,
                     table,
                 }
@@ -688,6 +703,8 @@ pub struct FlushRoutes {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prefix: Option<IpNet>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attachment: Option<PortName>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub table: Option<u32>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub within: Option<IpNet>,
@@ -711,6 +728,7 @@ impl From<FlushRoutes> for ListRoutes {
             family,
             label,
             prefix,
+            attachment,
             table,
             within,
             covering,
@@ -723,6 +741,7 @@ impl From<FlushRoutes> for ListRoutes {
             family,
             label,
             prefix,
+            attachment,
             table,
             within,
             covering,
@@ -754,6 +773,8 @@ impl From<&RouteFilter> for FlushRoutes {
             KeyFilter::Prefix(prefix) => chosen.prefix = Some(prefix),
             KeyFilter::Within(prefix) => chosen.within = Some(prefix),
             KeyFilter::Covering(prefix) => chosen.covering = Some(prefix),
+            KeyFilter::Attachments => chosen.family = Some(Family::Xconnect),
+            KeyFilter::Attachment(port) => chosen.attachment = Some(port),
         }
         chosen.all = (chosen == Self::default()).then_some(true);
         chosen.owner = filter.owner;

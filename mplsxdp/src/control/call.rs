@@ -200,14 +200,22 @@ fn our_command(method: Method, raw: Option<&RawValue>, staged: usize) -> Result<
             let api::GetRoute {
                 label,
                 prefix,
+                attachment,
                 address,
                 table,
             } = parameters(raw)?;
-            let lookup = match (address, label.is_none() && prefix.is_none()) {
-                (None, _) => Lookup::Key(key(Key { label, prefix, table })?),
+            let given = Key {
+                label,
+                prefix,
+                attachment,
+                table,
+            };
+            let is_address = label.is_none() && prefix.is_none() && attachment.is_none();
+            let lookup = match (address, is_address) {
+                (None, _) => Lookup::Key(key(given)?),
                 (Some(address), true) => Lookup::Address(address, routing_table(table)?.unwrap_or(RoutingTable::MAIN)),
                 (Some(_), false) => {
-                    let reason = "only one of `label`, `prefix` and `address` can be given";
+                    let reason = "only one of `label`, `prefix`, `attachment` and `address` can be given";
                     return Err(invalid("parameters", reason));
                 }
             };
@@ -411,6 +419,7 @@ fn filter(list: api::ListRoutes) -> Result<RouteFilter, Error> {
         Family::Mpls => KeyFilter::Labels,
         Family::Inet => KeyFilter::V4Prefixes,
         Family::Inet6 => KeyFilter::V6Prefixes,
+        Family::Xconnect => KeyFilter::Attachments,
     });
     let label = list.label.map(|value| match Label::new(value) {
         Some(label) => Ok(KeyFilter::Label(label)),
@@ -420,12 +429,16 @@ fn filter(list: api::ListRoutes) -> Result<RouteFilter, Error> {
     let prefix = list.prefix.map(KeyFilter::Prefix);
     let within = list.within.map(|prefix| KeyFilter::Within(prefix.trunc()));
     let covering = list.covering.map(|prefix| KeyFilter::Covering(prefix.trunc()));
-    let mut keys = [family, label, prefix, within, covering].into_iter().flatten();
+    let attachment = list.attachment.map(KeyFilter::Attachment);
+    let mut keys = [family, label, prefix, attachment, within, covering]
+        .into_iter()
+        .flatten();
     let chosen = keys.next().unwrap_or_default();
     if keys.next().is_some() {
         return Err(Error::InvalidParameter {
             parameter: "parameters".into(),
-            reason: "only one of `family`, `label`, `prefix`, `within` and `covering` can be given".into(),
+            reason: "only one of `family`, `label`, `prefix`, `attachment`, `within` and `covering` can be given"
+                .into(),
         });
     }
     Ok(RouteFilter {
@@ -614,13 +627,13 @@ mod tests {
                 "AddRoutes",
                 "{\"routes\":[{\"label\":100,\"lable\":100}]}",
                 "parameters.routes[0].lable",
-                "unknown field `lable`, expected one of `label`, `prefix`, `table`, `action`, `out`, `ttl`, `ttl_propagate`, `via`, `dev`, `backup`, `nexthops`, `protocol`, `metric`, `reason`",
+                "unknown field `lable`, expected one of `label`, `prefix`, `attachment`, `table`, `action`, `out`, `ttl`, `ttl_propagate`, `via`, `dev`, `backup`, `nexthops`, `protocol`, `metric`, `reason`, `pseudowire`",
             ),
             (
                 "AddRoutes",
                 "{\"routes\":[{\"label\":100,\"action\":\"drop\"}]}",
                 "parameters.routes[0].action",
-                "unknown variant `drop`, expected one of `swap`, `pop`, `penultimate_pop`, `local`, `local_pass`, `vrf_pass`, `push`, `pass`",
+                "unknown variant `drop`, expected one of `swap`, `pop`, `penultimate_pop`, `local`, `local_pass`, `vrf_pass`, `xconnect`, `push`, `pass`",
             ),
             (
                 "AddRoutes",
@@ -632,7 +645,7 @@ mod tests {
                 "DeleteRoutes",
                 "{\"keys\":[{}]}",
                 "parameters.keys[0]",
-                "neither a label nor a prefix",
+                "neither a label nor a prefix nor the port of an attachment circuit",
             ),
             (
                 "ListRoutes",
@@ -644,7 +657,7 @@ mod tests {
                 "ListRoutes",
                 "{\"label\":100,\"family\":\"mpls\"}",
                 "parameters",
-                "only one of `family`, `label`, `prefix`, `within` and `covering` can be given",
+                "only one of `family`, `label`, `prefix`, `attachment`, `within` and `covering` can be given",
             ),
             ("Begin", "{}", "parameters", "missing field `replace_all`"),
             (

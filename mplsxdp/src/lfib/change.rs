@@ -16,7 +16,9 @@ use super::plan::{Budget, Change, Keys, Progress};
 use super::{Installed, Lfib, uses_next_hop};
 use crate::dataplane::{TableError, Tables};
 pub use crate::route::Mode;
-use crate::route::{Action, Attributes, Backup, NextHop, Owner, PassReason, Path, Route, RouteKey};
+use crate::route::{
+    Action, Attributes, Backup, NextHop, Owner, PassReason, Path, PortName, Pseudowire, Route, RouteKey, ServiceTag,
+};
 
 /// What a change did.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -121,12 +123,51 @@ pub struct NextHopSearch {
     /// The part of `new` that was taken ahead of its routes.
     ahead: Vec<Option<NextHopId>>,
     leads_here: bool,
+    ends: Vec<(usize, PseudowireEnd)>,
+}
+
+/// The port at one end of a pseudowire.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum PseudowireEnd {
+    /// Its frames go into the pseudowire.
+    Attachment(PortName),
+    /// Frames leave by it, with this VLAN if there is one.
+    Exit(PortName, Option<u16>),
+}
+
+impl PseudowireEnd {
+    /// The ends that a route makes.
+    pub fn of(route: &Route) -> impl Iterator<Item = Self> {
+        let attachment = match route.key() {
+            RouteKey::Attachment(port) => Some(Self::Attachment(port)),
+            RouteKey::Label(_) | RouteKey::Prefix(_) => None,
+        };
+        let vlan = route.pseudowire().and_then(|pseudowire| match pseudowire.service_tag {
+            ServiceTag::Vlan(vid) => Some(vid),
+            ServiceTag::Raw | ServiceTag::Tagged => None,
+        });
+        let exit = match route.paths() {
+            [
+                Path {
+                    action: Action::CrossConnect(port),
+                    ..
+                },
+            ] => Some(Self::Exit(*port, vlan)),
+            _ => None,
+        };
+        attachment.into_iter().chain(exit)
+    }
 }
 
 impl NextHopSearch {
     /// Whether any of the routes is to `dev lo`.
     pub fn leads_here(&self) -> bool {
         self.leads_here
+    }
+
+    /// The ends of pseudowires, with the indexes of their routes.
+    pub fn ends(&self) -> &[(usize, PseudowireEnd)] {
+        &self.ends
     }
 
     /// What was found with this index, if there is as much: a next hop and its backup, with the index of the first route
@@ -144,6 +185,8 @@ pub(super) struct Prepared {
     pub(super) entry: RouteEntry,
     owner: Owner,
     attributes: Attributes,
+    /// For a pseudowire: what stands between the labels and a frame.
+    pub(super) pseudowire: Option<Pseudowire>,
     /// The key had no route.
     pub(super) is_new: bool,
 }
@@ -172,6 +215,7 @@ impl<T: Tables> Lfib<T> {
         }
         let room = self.next_hops.room();
         while let Some((_, route)) = change.route(search.at) {
+            search.ends.extend(PseudowireEnd::of(route).map(|end| (search.at, end)));
             for path in route.paths() {
                 search.leads_here |= path.action == Action::Local;
                 let protection = protection_of(path);
@@ -331,7 +375,8 @@ impl<T: Tables> Lfib<T> {
         renamed: &HashMap<Arc<str>, Arc<str>>,
     ) -> Result<Prepared, ChangeError> {
         let capacity = self.tables.capacity();
-        let key = route.key();
+        let mut key = route.key();
+        key.rename_port(renamed);
         if let RouteKey::Label(label) = key
             && label.get() >= capacity.labels
         {
@@ -344,12 +389,22 @@ impl<T: Tables> Lfib<T> {
         let before = self.routes.get(key).map(|installed| installed.entry);
         let ttl = route.ttl_propagate();
         let entry = match route.paths() {
+            [
+                Path {
+                    action: Action::CrossConnect(port),
+                    ..
+                },
+            ] => self.take_exit_by(index, *port, route.pseudowire(), renamed)?,
             [path] => self.take_path(index, path, ttl, renamed)?,
             paths => {
                 let group = self.take_group(index, paths, ttl, before, renamed)?;
                 RouteEntry::new(Op::Group, ttl, group, 0, 0)
             }
         };
+        if let (RouteKey::Attachment(port), Some(pseudowire)) = (key, route.pseudowire()) {
+            let taken = self.take_entrance(index, port, pseudowire);
+            taken.inspect_err(|_| self.drop_shares(entry))?;
+        }
         // A route that replaces another keeps its counter.
         let slot = match before {
             Some(before) => before.slot(),
@@ -361,8 +416,22 @@ impl<T: Tables> Lfib<T> {
             entry,
             owner,
             attributes: route.attributes(),
+            pseudowire: route.pseudowire(),
             is_new: before.is_none(),
         })
+    }
+
+    /// The entry of a label whose frames leave by `port`, without a counter.
+    fn take_exit_by(
+        &mut self,
+        index: usize,
+        mut port: PortName,
+        pseudowire: Option<Pseudowire>,
+        renamed: &HashMap<Arc<str>, Arc<str>>,
+    ) -> Result<RouteEntry, ChangeError> {
+        port.rename(renamed);
+        let slot = self.take_exit(index, port, pseudowire.unwrap_or_default())?;
+        Ok(RouteEntry::new(Op::Pseudowire, TtlPropagate::Default, slot, 0, 0))
     }
 
     /// The entry of one path, without a counter.
@@ -546,6 +615,8 @@ impl<T: Tables> Lfib<T> {
             Action::Local => return Some((Op::Local, 0)),
             Action::LocalPass => return Some((Op::LocalPass, 0)),
             Action::VrfPass(name) => return Some((Op::VrfPass, self.take_vrf(name)?)),
+            // It is never one of several, nor a backup.
+            Action::CrossConnect(_) => return None,
             Action::Pass(reason) => return Some((Op::Pass, self.take_reason(reason.as_ref()))),
             Action::Swap(labels) => (labels.as_slice(), None),
             Action::Push { labels, ttl } => (labels.as_slice(), *ttl),
@@ -633,6 +704,9 @@ impl<T: Tables> Lfib<T> {
         }
         if entry.op() == Op::VrfPass {
             self.label_vrfs.drop_user(entry.operand());
+        }
+        if entry.op() == Op::Pseudowire {
+            self.pseudowires.drop_exit(entry.operand());
         }
         if entry.op() == Op::Pass
             && let Some(number) = entry.operand().checked_sub(1)

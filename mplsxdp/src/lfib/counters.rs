@@ -58,7 +58,7 @@ impl Counters {
     pub fn take(&mut self, key: RouteKey, tables: &impl Tables) -> u32 {
         let likely = match key {
             RouteKey::Label(label) => Some(self.layout.likely(label)).filter(|&slot| self.free.contains(slot)),
-            RouteKey::Prefix(_) => None,
+            RouteKey::Prefix(_) | RouteKey::Attachment(_) => None,
         };
         let Some(slot) = likely.or_else(|| self.free.last()) else {
             return 0;

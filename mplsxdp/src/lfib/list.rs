@@ -15,7 +15,7 @@ use super::spread::Spread;
 use super::{Installed, Lfib, uses_next_hop};
 use crate::dataplane::Tables;
 use crate::route::filter::KeyFilter;
-use crate::route::{Action, Attributes, Backup, Fec, OutLabels, Owner, Path, Route, RouteKey, RoutingTable};
+use crate::route::{Action, Attributes, Backup, Fec, OutLabels, Owner, Path, PortName, Route, RouteKey, RoutingTable};
 
 /// A route and its state.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -43,6 +43,7 @@ enum Way<'a> {
     Local,
     NextHop(Option<NextHopId>),
     Group(&'a [Member]),
+    Port(PortName),
 }
 
 impl Candidate<'_> {
@@ -51,10 +52,15 @@ impl Candidate<'_> {
         self.way == Way::Local
     }
 
+    /// Whether the frames of a pseudowire leave by this port.
+    pub fn leaves_by(&self, port: &str) -> bool {
+        matches!(&self.way, Way::Port(name) if name.as_str() == port)
+    }
+
     /// Whether any path of the route leads to a next hop for which `is_one` is true. Backups do not count.
     pub fn leads_to(&self, is_one: impl Fn(NextHopId) -> bool) -> bool {
         match self.way {
-            Way::Local => false,
+            Way::Local | Way::Port(_) => false,
             Way::NextHop(id) => id.is_some_and(is_one),
             Way::Group(members) => members.iter().any(|member| is_one(member.next_hop)),
         }
@@ -181,6 +187,10 @@ impl<T: Tables> Lfib<T> {
             attributes: installed.attributes,
             way: match entry.op() {
                 Op::Local | Op::LocalPass => Way::Local,
+                Op::Pseudowire => match self.pseudowires.exit(entry.operand()) {
+                    Some(&(port, _)) => Way::Port(port),
+                    None => Way::NextHop(None),
+                },
                 Op::Group => Way::Group(self.groups.members(entry.operand()).unwrap_or_default()),
                 Op::Protected => Way::NextHop(self.backups.get(entry.operand()).map(|pair| pair.next_hops()[0])),
                 _ if uses_next_hop(entry) => Way::NextHop(self.next_hops.at_slot(entry.next_hop()).map(|(id, _)| id)),
@@ -228,6 +238,18 @@ impl<T: Tables> Lfib<T> {
             next_hops.extend(next_hop.map(|id| (id, backup)));
         }
         let route = Route::with_paths(key, paths, entry.ttl_propagate()).ok()?;
+        let pseudowire = match (key, entry.op()) {
+            (RouteKey::Attachment(port), _) => self.pseudowires.of_attachment(port),
+            (_, Op::Pseudowire) => self
+                .pseudowires
+                .exit(entry.operand())
+                .map(|&(_, pseudowire)| pseudowire),
+            _ => None,
+        };
+        let route = match pseudowire {
+            Some(pseudowire) => route.with_pseudowire(pseudowire).ok()?,
+            None => route,
+        };
         let route = route.with_attributes(attributes).ok()?;
         Some(Listed {
             route,
@@ -270,11 +292,12 @@ impl<T: Tables> Lfib<T> {
             Op::Local => return Some(Action::Local),
             Op::LocalPass => return Some(Action::LocalPass),
             Op::VrfPass => return Some(Action::VrfPass(self.label_vrfs.get(entry.operand())?.clone())),
+            Op::Pseudowire => return Some(Action::CrossConnect(self.pseudowires.exit(entry.operand())?.0)),
             Op::Pass => {
                 let slot = entry.operand().checked_sub(1);
                 return Some(Action::Pass(slot.and_then(|slot| self.pass_reasons.get(slot)).cloned()));
             }
-            Op::None | Op::Group | Op::Protected | Op::Pseudowire => return None,
+            Op::None | Op::Group | Op::Protected => return None,
             Op::Label => (vec![entry.out_label()], None),
             Op::Stack => {
                 let stack = self.stacks.get(entry.operand())?;
@@ -284,7 +307,7 @@ impl<T: Tables> Lfib<T> {
         let labels = OutLabels::new(labels).ok()?;
         Some(match key {
             RouteKey::Label(_) => Action::Swap(labels),
-            RouteKey::Prefix(_) => Action::Push { labels, ttl },
+            RouteKey::Prefix(_) | RouteKey::Attachment(_) => Action::Push { labels, ttl },
         })
     }
 }

@@ -13,6 +13,7 @@ pub mod next_hops;
 pub mod pass;
 mod plan;
 pub mod pool;
+mod pseudowires;
 mod reach;
 mod reclaim;
 mod routes;
@@ -30,7 +31,7 @@ use mplsxdp_common::abi::{LabelStack, MAX_PUSH, MAX_VRFS, Op, RouteEntry};
 use crate::dataplane::{FtnKey, GracePeriod, Tables};
 use crate::route::{Attributes, Owner, PassReason, Source};
 use backups::Backups;
-pub use change::{ChangeError, Changes, Mode, NextHopSearch};
+pub use change::{ChangeError, Changes, Mode, NextHopSearch, PseudowireEnd};
 use counters::{Counters, Total};
 pub use domains::FillError;
 use domains::Vrfs;
@@ -43,6 +44,8 @@ use pass::PassEntries;
 use plan::Plan;
 pub use plan::{Budget, Change, Finished, Progress, Remains, Select};
 use pool::Interner;
+pub use pseudowires::PortFacts;
+use pseudowires::Pseudowires;
 pub use reach::Reach;
 use reach::{AT_ONCE, Leaving, StaleGroups, TURNED_AT_ONCE};
 use reclaim::{Freed, Resolving};
@@ -86,6 +89,7 @@ pub struct Lfib<T> {
     /// Why routes leave frames to the kernel. The operand of such an entry is the slot plus 1.
     pass_reasons: Interner<PassReason>,
     label_vrfs: LabelVrfs,
+    pseudowires: Pseudowires,
     groups: Groups,
     backups: Backups,
     counters: Counters,
@@ -126,6 +130,7 @@ impl<T: Tables> Lfib<T> {
             stack_depths: [0; MAX_PUSH + 1],
             pass_reasons: Interner::new(MAX_PASS_REASONS),
             label_vrfs: LabelVrfs::new(MAX_VRFS),
+            pseudowires: Pseudowires::new(),
             groups: Groups::new(capacity.groups),
             backups: Backups::new(capacity.backups),
             counters: Counters::new(capacity.counter_slots),
@@ -159,7 +164,7 @@ impl<T: Tables> Lfib<T> {
     }
 
     pub fn prefix_routes(&self) -> usize {
-        self.routes.len() - self.routes.label_count()
+        self.routes.prefix_count()
     }
 
     /// Whether all routes are of this source.
@@ -215,9 +220,11 @@ impl<T: Tables> Lfib<T> {
         self.next_hops.take_changes(limit)
     }
 
-    /// Applies new interface names, by the old ones, to the routes whose `dev` they are. No table is written.
+    /// Applies new interface names, by the old ones, to the routes that name them. No table is written.
     pub fn rename_devices(&mut self, names: &HashMap<Arc<str>, Arc<str>>) {
         self.next_hops.rename_devices(names);
+        self.routes.rename_ports(names);
+        self.pseudowires.rename_ports(names);
         if let Some(plan) = &mut self.plan {
             plan.rename_devices(names);
         }

@@ -10,7 +10,7 @@
 //! the LFIB, so that what it has reserved follows these events.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 use std::ops::Bound;
 use std::sync::Arc;
@@ -22,7 +22,7 @@ use super::fecs::Families;
 use super::list::Candidate;
 use super::{Installed, Lfib};
 use crate::dataplane::Tables;
-use crate::route::{Fec, Owner, Route, RouteKey};
+use crate::route::{Fec, Owner, PortName, Route, RouteKey};
 
 /// How many operations are done before the clock is read again.
 const CHECK_EVERY: usize = 32;
@@ -257,6 +257,7 @@ pub(super) struct Keys {
     sorted: Vec<Fec>,
     /// The others, with their indexes among the given keys.
     others: BTreeMap<Fec, u32>,
+    attachments: BTreeSet<PortName>,
 }
 
 const WORD: usize = u64::BITS as usize;
@@ -277,6 +278,7 @@ impl Keys {
                 *word |= bit;
                 is_new
             }
+            RouteKey::Attachment(port) => self.attachments.insert(port),
             RouteKey::Prefix(fec) if self.contains_fec(fec) => false,
             RouteKey::Prefix(fec) => {
                 match self.sorted.last() > Some(&fec) {
@@ -296,6 +298,7 @@ impl Keys {
                 page.is_some_and(|page| page[label % PAGE / WORD] & 1 << (label % WORD) != 0)
             }
             RouteKey::Prefix(fec) => self.contains_fec(fec),
+            RouteKey::Attachment(port) => self.attachments.contains(&port),
         }
     }
 
@@ -387,7 +390,9 @@ impl Plan {
 
     /// The given key with this index.
     fn given_key(&self, index: usize) -> Option<RouteKey> {
-        self.change.key(index)
+        let mut key = self.change.key(index)?;
+        key.rename_port(&self.renamed);
+        Some(key)
     }
 
     /// The entries that are reserved, and those kept until the change is done, without the first `skipped` of them.
@@ -400,6 +405,15 @@ impl Plan {
     }
 
     pub(super) fn rename_devices(&mut self, names: &HashMap<Arc<str>, Arc<str>>) {
+        let prepared = self.prepared.iter_mut().map(|route| &mut route.key);
+        let keys = prepared.chain(&mut self.deleted);
+        keys.for_each(|key| key.rename_port(names));
+        let given = std::mem::take(&mut self.given.attachments).into_iter();
+        let given = given.map(|mut port| {
+            port.rename(names);
+            port
+        });
+        self.given.attachments = given.collect();
         for name in self.renamed.values_mut() {
             if let Some(new) = names.get(name) {
                 *name = Arc::clone(new);
@@ -751,6 +765,9 @@ impl<T: Tables> Lfib<T> {
     fn abandon(&mut self, plan: &mut Plan, budget: &mut Budget<'_>) {
         // Latest first: nobody follows those next hops yet.
         while let Some(route) = plan.prepared.pop() {
+            if let (RouteKey::Attachment(port), Some(pseudowire)) = (route.key, route.pseudowire) {
+                self.pseudowires.drop_entrance(port, pseudowire);
+            }
             self.drop_route(route.entry, !route.is_new);
             if !budget.spend(1) {
                 return;
@@ -762,13 +779,28 @@ impl<T: Tables> Lfib<T> {
     fn publish_labels(&mut self, plan: &mut Plan, budget: &mut Budget<'_>) {
         while let Some(route) = plan.prepared.get(plan.at) {
             // A prefix is counted when it is written.
-            if let RouteKey::Label(label) = route.key {
+            if !matches!(route.key, RouteKey::Prefix(_)) {
                 let installed = self.with_turned(route.installed());
                 let old = self.routes.get(route.key).map(|&old| self.with_turned(old));
-                plan.changes.count(old, installed);
                 self.follow_forwarding(route.key, installed.entry, old.is_none());
-                self.tables.store_ilm(label, installed.entry);
-                if let Some(old) = self.put(route.key, Some(installed)) {
+                let replaced = match (route.key, route.pseudowire) {
+                    (RouteKey::Attachment(port), Some(pseudowire)) => {
+                        let before = self.pseudowires.of_attachment(port);
+                        match before.is_some_and(|before| before != pseudowire) {
+                            true => plan.changes.replaced += 1,
+                            false => plan.changes.count(old, installed),
+                        }
+                        self.attach(port, pseudowire, installed)
+                    }
+                    (key, _) => {
+                        plan.changes.count(old, installed);
+                        if let RouteKey::Label(label) = key {
+                            self.tables.store_ilm(label, installed.entry);
+                        }
+                        self.put(key, Some(installed))
+                    }
+                };
+                if let Some(old) = replaced {
                     self.drop_route(old.entry, true);
                 }
             }
@@ -800,10 +832,14 @@ impl<T: Tables> Lfib<T> {
 
     fn withdraw(&mut self, plan: &mut Plan, budget: &mut Budget<'_>) {
         while let Some(&key) = plan.deleted.get(plan.at) {
-            if let RouteKey::Label(label) = key
-                && let Some(old) = self.put(key, None)
-            {
-                self.tables.store_ilm(label, RouteEntry::EMPTY);
+            let old = match key {
+                RouteKey::Prefix(_) => None,
+                RouteKey::Attachment(port) => self.detach(port),
+                RouteKey::Label(label) => self.put(key, None).inspect(|_| {
+                    self.tables.store_ilm(label, RouteEntry::EMPTY);
+                }),
+            };
+            if let Some(old) = old {
                 self.drop_route(old.entry, false);
             }
             plan.at += 1;

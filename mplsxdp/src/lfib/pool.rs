@@ -107,6 +107,20 @@ impl<T: Clone + Eq + Hash> Interner<T> {
         Some(value)
     }
 
+    /// The slot of `value`, if it has users.
+    pub fn find(&self, value: &T) -> Option<u32> {
+        self.by_value.get(value).copied()
+    }
+
+    /// Gives each value another one in its place. Different values must stay different.
+    pub fn change_all(&mut self, change: impl Fn(&T) -> T) {
+        self.by_value.clear();
+        for (&slot, (value, _)) in &mut self.users {
+            *value = change(value);
+            self.by_value.insert(value.clone(), slot);
+        }
+    }
+
     pub fn get(&self, slot: u32) -> Option<&T> {
         self.users.get(&slot).map(|(value, _)| value)
     }

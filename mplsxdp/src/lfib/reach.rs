@@ -440,6 +440,7 @@ impl<T: Tables> Lfib<T> {
             let held = std::mem::replace(&mut installed.entry, entry);
             match key {
                 RouteKey::Label(label) => self.tables.store_ilm(label, entry),
+                RouteKey::Attachment(port) => self.store_attachment(port, entry),
                 RouteKey::Prefix(fec) => {
                     for key in domains.iter().map(|&domain| FtnKey::new(domain, fec.prefix)) {
                         if self.pass.wanted(key) != Wanted::Route(fec) || self.unsettled.contains_key(&key) {

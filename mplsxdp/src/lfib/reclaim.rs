@@ -16,6 +16,7 @@ pub(super) struct Freed {
     pub(super) groups: Vec<u32>,
     pub(super) backups: Vec<u32>,
     pub(super) vrfs: Vec<u32>,
+    pub(super) pseudowires: [Vec<u32>; 2],
     pub(super) next_hops: Vec<u32>,
 }
 
@@ -81,6 +82,7 @@ impl Freed {
             groups: some(&mut self.groups),
             backups: some(&mut self.backups),
             vrfs: some(&mut self.vrfs),
+            pseudowires: self.pseudowires.each_mut().map(some),
             next_hops: some(&mut self.next_hops),
         }
     }
@@ -91,6 +93,7 @@ impl Freed {
             + self.groups.len()
             + self.backups.len()
             + self.vrfs.len()
+            + self.pseudowires.iter().map(Vec::len).sum::<usize>()
             + self.next_hops.len()
     }
 }
@@ -114,6 +117,7 @@ impl<T: Tables> Lfib<T> {
             || self.groups.has_held_back()
             || self.backups.has_held_back()
             || self.label_vrfs.has_held_back()
+            || self.pseudowires.has_held_back()
             || self.next_hops.has_held_back();
         // An entry that is still in the FTN, or could not be removed from it, may point to any of them.
         if !held_back || self.unsettled.points_to_slots() || self.has_to_publish() {
@@ -125,6 +129,7 @@ impl<T: Tables> Lfib<T> {
             groups: self.groups.take_held_back(),
             backups: self.backups.take_held_back(),
             vrfs: self.label_vrfs.take_held_back(),
+            pseudowires: self.pseudowires.take_held_back(),
             next_hops: self.next_hops.take_held_back(),
         };
         self.freed.push_back((self.tables.begin_grace_period(), freed));
@@ -171,6 +176,7 @@ impl<T: Tables> Lfib<T> {
             self.groups.release(&freed.groups);
             self.backups.release(&freed.backups);
             self.release_vrfs(&freed.vrfs);
+            self.release_pseudowires(&freed.pseudowires);
             self.next_hops.release(&freed.next_hops);
         }
     }

@@ -1,14 +1,15 @@
 //! The installed routes by their keys. Labels index an array in pages, which is faster than a search and takes a third
 //! of a tree's memory. No operation takes long, however many routes there are. Pure.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::ops::Bound;
+use std::sync::Arc;
 
 use mplsxdp_common::abi::MAX_LABELS;
 use mplsxdp_common::wire::Label;
 
 use super::Installed;
-use crate::route::{Fec, RouteKey};
+use crate::route::{Fec, PortName, RouteKey};
 
 /// Labels of one page.
 const PAGE: usize = 256;
@@ -19,6 +20,7 @@ pub struct Routes {
     labels: Vec<Option<Box<Page>>>,
     label_count: usize,
     prefixes: BTreeMap<Fec, Installed>,
+    attachments: BTreeMap<PortName, Installed>,
 }
 
 #[derive(Debug)]
@@ -33,6 +35,7 @@ impl Default for Routes {
             labels: (0..PAGES).map(|_| None).collect(),
             label_count: 0,
             prefixes: BTreeMap::new(),
+            attachments: BTreeMap::new(),
         }
     }
 }
@@ -45,11 +48,25 @@ fn place(label: Label) -> (usize, usize) {
 
 impl Routes {
     pub fn len(&self) -> usize {
-        self.label_count + self.prefixes.len()
+        self.label_count + self.prefixes.len() + self.attachments.len()
     }
 
     pub fn label_count(&self) -> usize {
         self.label_count
+    }
+
+    pub fn prefix_count(&self) -> usize {
+        self.prefixes.len()
+    }
+
+    /// Applies new names of ports, by the old ones.
+    pub fn rename_ports(&mut self, names: &HashMap<Arc<str>, Arc<str>>) {
+        let attachments = std::mem::take(&mut self.attachments).into_iter();
+        let renamed = attachments.map(|(mut port, route)| {
+            port.rename(names);
+            (port, route)
+        });
+        self.attachments = renamed.collect();
     }
 
     pub fn get(&self, key: RouteKey) -> Option<&Installed> {
@@ -59,6 +76,7 @@ impl Routes {
                 self.labels[page].as_ref()?.routes[at].as_ref()
             }
             RouteKey::Prefix(fec) => self.prefixes.get(&fec),
+            RouteKey::Attachment(port) => self.attachments.get(&port),
         }
     }
 
@@ -69,6 +87,7 @@ impl Routes {
                 self.labels[page].as_mut()?.routes[at].as_mut()
             }
             RouteKey::Prefix(fec) => self.prefixes.get_mut(&fec),
+            RouteKey::Attachment(port) => self.attachments.get_mut(&port),
         }
     }
 
@@ -96,6 +115,7 @@ impl Routes {
                 previous
             }
             RouteKey::Prefix(fec) => self.prefixes.insert(fec, route),
+            RouteKey::Attachment(port) => self.attachments.insert(port, route),
         }
     }
 
@@ -114,10 +134,11 @@ impl Routes {
                 Some(previous)
             }
             RouteKey::Prefix(fec) => self.prefixes.remove(&fec),
+            RouteKey::Attachment(port) => self.attachments.remove(&port),
         }
     }
 
-    /// The routes of these keys, in their order: labels before prefixes.
+    /// The routes of these keys, in their order: labels, prefixes, attachment circuits.
     pub fn range(
         &self,
         (first, last): (Bound<RouteKey>, Bound<RouteKey>),
@@ -125,9 +146,12 @@ impl Routes {
         let labels = labels_between(first, last);
         let prefixes = fecs_between(first, last).map(|range| self.prefixes.range(range));
         let prefixes = prefixes.into_iter().flatten();
+        let attachments = attachments_between(first, last).map(|range| self.attachments.range(range));
+        let attachments = attachments.into_iter().flatten();
         self.labels_in(labels)
             .map(|(label, route)| (RouteKey::Label(label), route))
             .chain(prefixes.map(|(&fec, route)| (RouteKey::Prefix(fec), route)))
+            .chain(attachments.map(|(&port, route)| (RouteKey::Attachment(port), route)))
     }
 
     fn labels_in(&self, labels: std::ops::Range<usize>) -> impl Iterator<Item = (Label, &Installed)> {
@@ -151,7 +175,7 @@ fn labels_between(first: Bound<RouteKey>, last: Bound<RouteKey>) -> std::ops::Ra
         Bound::Unbounded => 0,
         Bound::Included(RouteKey::Label(label)) => label.get() as usize,
         Bound::Excluded(RouteKey::Label(label)) => label.get() as usize + 1,
-        Bound::Included(RouteKey::Prefix(_)) | Bound::Excluded(RouteKey::Prefix(_)) => all,
+        Bound::Included(_) | Bound::Excluded(_) => all,
     };
     let end = match last {
         Bound::Included(RouteKey::Label(label)) => label.get() as usize + 1,
@@ -166,11 +190,30 @@ fn fecs_between(first: Bound<RouteKey>, last: Bound<RouteKey>) -> Option<(Bound<
     let first = match first {
         Bound::Included(RouteKey::Prefix(fec)) => Bound::Included(fec),
         Bound::Excluded(RouteKey::Prefix(fec)) => Bound::Excluded(fec),
+        Bound::Included(RouteKey::Attachment(_)) | Bound::Excluded(RouteKey::Attachment(_)) => return None,
         _ => Bound::Unbounded,
     };
     let last = match last {
         Bound::Included(RouteKey::Prefix(fec)) => Bound::Included(fec),
         Bound::Excluded(RouteKey::Prefix(fec)) => Bound::Excluded(fec),
+        Bound::Unbounded | Bound::Included(RouteKey::Attachment(_)) | Bound::Excluded(RouteKey::Attachment(_)) => {
+            Bound::Unbounded
+        }
+        _ => return None,
+    };
+    Some((first, last))
+}
+
+/// The ports of attachment circuits between two keys; `None` if there are none.
+fn attachments_between(first: Bound<RouteKey>, last: Bound<RouteKey>) -> Option<(Bound<PortName>, Bound<PortName>)> {
+    let first = match first {
+        Bound::Included(RouteKey::Attachment(port)) => Bound::Included(port),
+        Bound::Excluded(RouteKey::Attachment(port)) => Bound::Excluded(port),
+        _ => Bound::Unbounded,
+    };
+    let last = match last {
+        Bound::Included(RouteKey::Attachment(port)) => Bound::Included(port),
+        Bound::Excluded(RouteKey::Attachment(port)) => Bound::Excluded(port),
         Bound::Unbounded => Bound::Unbounded,
         _ => return None,
     };
@@ -196,7 +239,8 @@ mod tests {
             let table = Some(RoutingTable(table)).filter(|table| table.0 > 0);
             RouteKey::Prefix(Fec::new(prefix.trunc().into(), table))
         });
-        prop_oneof![labels, fecs]
+        let ports = (0..3u8).prop_map(|at| RouteKey::Attachment(PortName::new(&format!("eth{at}")).unwrap()));
+        prop_oneof![labels, fecs, ports]
     }
 
     fn bound() -> impl Strategy<Value = Bound<RouteKey>> {

@@ -1,13 +1,13 @@
 //! The LFIB against tables in memory.
 
 use std::cell::Cell;
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnet::IpNet;
-use mplsxdp_common::abi::{Adjacency, Counter, Domain, TtlPropagate, VlanTags, VrfWord};
-use mplsxdp_common::wire::{Label, Mac};
+use mplsxdp_common::abi::{Adjacency, Counter, CrossConnect, Domain, Encapsulation, TtlPropagate, VlanTags, VrfWord};
+use mplsxdp_common::wire::{ETH_P_8021Q, Label, Mac};
 use proptest::prelude::*;
 use proptest::test_runner::TestCaseError;
 
@@ -20,7 +20,8 @@ use crate::dataplane::memory::{AdjacencyEvent, MemoryTables};
 use crate::dataplane::{Capacity, TableError};
 use crate::route::filter::KeyFilter;
 use crate::route::{
-    Action, Backup, Fec, NextHop, OutLabels, PassReason, Path, Protocol, Route, RouteKey, RoutingTable, Via,
+    Action, Backup, Fec, NextHop, OutLabels, PassReason, Path, PortName, Protocol, Pseudowire, Route, RouteKey,
+    RoutingTable, ServiceTag, Via,
 };
 
 const R1: Mac = Mac([2, 0, 0, 0, 0, 1]);
@@ -1289,7 +1290,8 @@ fn route() -> impl Strategy<Value = Route> {
     let several = (
         prop_oneof![
             (20u32..24).prop_map(label),
-            (table(), prefix()).prop_map(|(table, prefix)| RouteKey::Prefix(fec(table, prefix)))
+            (table(), prefix()).prop_map(|(table, prefix)| RouteKey::Prefix(fec(table, prefix))),
+            port().prop_map(RouteKey::Attachment)
         ],
         proptest::collection::btree_map(1u8..4, (16u32..20, 1u16..4), 2..4),
         backup(),
@@ -1297,7 +1299,7 @@ fn route() -> impl Strategy<Value = Route> {
     let several = several.prop_map(|(key, members, backup)| {
         let action = |out| match key {
             RouteKey::Label(_) => Action::Swap(labels(&[out])),
-            RouteKey::Prefix(_) => Action::Push {
+            RouteKey::Prefix(_) | RouteKey::Attachment(_) => Action::Push {
                 labels: labels(&[out]),
                 ttl: None,
             },
@@ -1309,7 +1311,50 @@ fn route() -> impl Strategy<Value = Route> {
         });
         Route::with_paths(key, paths.collect(), TtlPropagate::Default).unwrap()
     });
-    prop_oneof![3 => for_label, 1 => own, 4 => for_prefix, 3 => several]
+    let exit = (20u32..24, port(), pseudowire());
+    let exit = exit.prop_map(|(key, port, pseudowire)| out_of(key, port, pseudowire));
+    let out = proptest::collection::vec(16u32..20, 1..3);
+    let for_port = (port(), out, 1u8..5, backup(), pseudowire());
+    let for_port = for_port.prop_map(|(port, out, neighbour, backup, pseudowire)| {
+        let route = into(port, &out, neighbour, pseudowire);
+        let path = Path {
+            backup: backup_of(route.key(), neighbour, backup),
+            ..route.paths()[0].clone()
+        };
+        route.with_other_paths(vec![path]).unwrap()
+    });
+    prop_oneof![3 => for_label, 1 => own, 4 => for_prefix, 3 => several, 1 => exit, 2 => for_port]
+}
+
+fn port() -> impl Strategy<Value = PortName> {
+    proptest::sample::select(vec!["eth5", "eth6.100"]).prop_map(|name| PortName::new(name).unwrap())
+}
+
+fn pseudowire() -> impl Strategy<Value = Pseudowire> {
+    let service_tag = prop_oneof![
+        Just(ServiceTag::Raw),
+        Just(ServiceTag::Tagged),
+        Just(ServiceTag::Vlan(7))
+    ];
+    (any::<bool>(), any::<bool>(), service_tag).prop_map(|(control_word, flow_label, service_tag)| Pseudowire {
+        control_word,
+        flow_label,
+        service_tag,
+    })
+}
+
+/// `KEY xconnect PORT`.
+fn out_of(key: u32, port: PortName, pseudowire: Pseudowire) -> Route {
+    let route = Route::new(label(key), Action::CrossConnect(port), None, TtlPropagate::Default).unwrap();
+    route.with_pseudowire(pseudowire).unwrap()
+}
+
+/// `xconnect PORT encap mpls OUT via 192.0.2.NEIGHBOUR`.
+fn into(port: PortName, out: &[u32], neighbour: u8, pseudowire: Pseudowire) -> Route {
+    let (labels, ttl) = (labels(out), None);
+    let (key, action) = (RouteKey::Attachment(port), Action::Push { labels, ttl });
+    let route = Route::new(key, action, via(neighbour), TtlPropagate::Default).unwrap();
+    route.with_pseudowire(pseudowire).unwrap()
 }
 
 /// No backup; one that gets the same labels; one with labels of its own, or none.
@@ -1325,7 +1370,7 @@ fn backup_of(key: RouteKey, neighbour: u8, given: Option<Vec<u32>>) -> Option<Ba
         ([], _) => None,
         ([19], RouteKey::Label(_)) => Some(Action::PenultimatePop),
         (out, RouteKey::Label(_)) => Some(Action::Swap(labels(out))),
-        (out, RouteKey::Prefix(_)) => Some(Action::Push {
+        (out, RouteKey::Prefix(_) | RouteKey::Attachment(_)) => Some(Action::Push {
             labels: labels(out),
             ttl: None,
         }),
@@ -1414,7 +1459,7 @@ fn expected_ftn(model: &Model, table: RoutingTable, claims: &BTreeMap<IpNet, Cla
     // In the order of keys, a table's own route for a prefix comes after the one without a table, and replaces it.
     let fecs = model.keys().filter_map(|key| match key {
         RouteKey::Prefix(fec) if fec.table.is_none_or(|of| of == table) => Some((fec.prefix, Some(*fec))),
-        RouteKey::Prefix(_) | RouteKey::Label(_) => None,
+        RouteKey::Prefix(_) | RouteKey::Label(_) | RouteKey::Attachment(_) => None,
     });
     let mut entries: BTreeMap<IpNet, Option<Fec>> = fecs.collect();
     let ftn: Vec<IpNet> = entries.keys().copied().collect();
@@ -1588,7 +1633,14 @@ fn check_tables(lfib: &Lfib<MemoryTables>, model: &Model, kernel: &Kernel) -> Re
     }
     // Frames go to a next hop of their route, and to none that cannot be reached.
     let pairs = lfib.backups.all().into_iter().map(|slot| &lfib.tables().pairs[&slot]);
+    let attached = lfib.pseudowires.attached_slots().into_iter();
+    let attached = attached.map(|(port, slot)| (RouteKey::Attachment(port), &lfib.tables().attachments[&slot].0));
+    let attached: BTreeMap<RouteKey, &RouteEntry> = attached.collect();
+    for (&key, &entry) in &attached {
+        prop_assert_eq!(lfib.routes.get(key).map(|route| route.entry), Some(*entry));
+    }
     let entries = lfib.tables().ilm.values().chain(lfib.tables().ftn.values());
+    let entries = entries.chain(attached.into_values());
     for &entry in entries.chain(pairs.flatten()).filter(|entry| uses_next_hop(**entry)) {
         let at_slot = lfib.next_hops().at_slot(entry.next_hop()).map(|(id, _)| id);
         let is_resolved = lfib.tables().adjacency(entry.next_hop()).is_resolved();
@@ -1597,7 +1649,11 @@ fn check_tables(lfib: &Lfib<MemoryTables>, model: &Model, kernel: &Kernel) -> Re
     }
     let prefixes = model.keys().filter(|key| matches!(key, RouteKey::Prefix(_))).count();
     prop_assert_eq!(lfib.prefix_routes(), prefixes);
-    prop_assert_eq!(lfib.label_routes() + prefixes, model.len());
+    let attachments: Vec<_> = model
+        .keys()
+        .filter(|key| matches!(key, RouteKey::Attachment(_)))
+        .collect();
+    prop_assert_eq!(lfib.label_routes() + prefixes + attachments.len(), model.len());
 
     let all: BTreeSet<Domain> = lfib.domains().map(|(domain, _)| domain).collect();
     prop_assert!(lfib.tables().ftn.keys().all(|key| all.contains(&key.domain)));
@@ -2427,6 +2483,96 @@ fn a_domain_has_all_routes_and_the_claims_of_its_vrf_only() {
 }
 
 /// One word says where all labels of a VRF lead. It follows the VRF device and the domain, without a store for any label.
+#[test]
+fn ends_of_pseudowires_follow_their_ports() {
+    let mut lfib = large();
+    let name = |name| PortName::new(name).unwrap();
+    let (eth5, tagged) = (name("eth5"), name("eth5.30"));
+    let pseudowire = Pseudowire::default();
+    let service = |service_tag| Pseudowire {
+        service_tag,
+        ..pseudowire
+    };
+    let routes = [
+        out_of(100, eth5, pseudowire),
+        out_of(101, eth5, pseudowire),
+        out_of(102, eth5, service(ServiceTag::Vlan(9))),
+        out_of(103, tagged, service(ServiceTag::Tagged)),
+        into(eth5, &[200, 300], 1, service(ServiceTag::Vlan(9))),
+        into(tagged, &[400], 1, service(ServiceTag::Tagged)),
+    ];
+    lfib.change(Mode::Add, Owner::STATIC, &routes).unwrap();
+    for route in &routes {
+        assert_eq!(lfib.get(route.key()).unwrap().route, *route);
+    }
+    let exit = |lfib: &Lfib<MemoryTables>, key| {
+        assert_eq!(entry(lfib, key).op(), Op::Pseudowire);
+        lfib.tables().pseudowires[&entry(lfib, key).operand()]
+    };
+    let with_word = Encapsulation::new().with_control_word(true);
+    assert_eq!(exit(&lfib, 100), (CrossConnect::NOWHERE, with_word));
+    // The ports appear.
+    let to = |port| CrossConnect::new(port, 1518);
+    let (way_out, vids) = (to(5), Vec::new());
+    let whole = PortFacts { way_out, vids };
+    let (way_out, vids) = (to(6).with_tags(&[(ETH_P_8021Q, 30)]), vec![30]);
+    let sub_interface = PortFacts { way_out, vids };
+    lfib.set_pseudowire_ports(BTreeMap::from([(eth5, whole), (tagged, sub_interface)]));
+    assert_eq!(entry(&lfib, 100).operand(), entry(&lfib, 101).operand());
+    assert_eq!(exit(&lfib, 100), (to(5), with_word));
+    let to_vlan = to(5).with_tags(&[(ETH_P_8021Q, 9)]);
+    assert_eq!(exit(&lfib, 102), (to_vlan, with_word.without_tags(1)));
+    assert_eq!(exit(&lfib, 103), (way_out, with_word.without_tags(1)));
+    let attached = lfib.take_attached().unwrap();
+    assert_eq!(lfib.take_attached(), None);
+    let entrance = |lfib: &Lfib<MemoryTables>, slot| lfib.tables().attachments[&slot];
+    let (entry_of_5, encapsulation) = entrance(&lfib, attached[&eth5]);
+    assert_eq!(
+        (entry_of_5.op(), encapsulation),
+        (Op::Stack, with_word.with_tag(Some(9)))
+    );
+    let (_, encapsulation) = entrance(&lfib, attached[&tagged]);
+    assert_eq!(encapsulation, with_word.without_tags(1).with_tag(Some(30)));
+    // Other labels are one store; another encapsulation is a row of its own, which the port's word leads to.
+    lfib.change(
+        Mode::Change,
+        Owner::STATIC,
+        &[into(eth5, &[500], 1, service(ServiceTag::Vlan(9)))],
+    )
+    .unwrap();
+    assert_eq!(lfib.take_attached(), None);
+    assert_eq!(entrance(&lfib, attached[&eth5]).0.out_label().get(), 500);
+    let changed = lfib
+        .change(Mode::Change, Owner::STATIC, &[into(eth5, &[500], 1, pseudowire)])
+        .unwrap();
+    assert_eq!(changed.replaced, 1);
+    let again = lfib.take_attached().unwrap();
+    assert_ne!(again[&eth5], attached[&eth5]);
+    assert_eq!(entrance(&lfib, again[&eth5]).1, with_word);
+    assert_eq!(entrance(&lfib, attached[&eth5]).1, with_word.with_tag(Some(9)));
+    // The port gets another name.
+    lfib.rename_devices(&HashMap::from([("eth5".into(), "wan".into())]));
+    let wan = name("wan");
+    assert_eq!(lfib.take_attached().unwrap()[&wan], again[&eth5]);
+    assert_eq!(lfib.get(label(100)).unwrap().route, out_of(100, wan, pseudowire));
+    assert_eq!(
+        lfib.get(RouteKey::Attachment(wan)).unwrap().route,
+        into(wan, &[500], 1, pseudowire)
+    );
+    assert_eq!(lfib.get(RouteKey::Attachment(eth5)), None);
+    lfib.delete(&[RouteKey::Attachment(wan), label(100), label(101)])
+        .unwrap();
+    assert_eq!(
+        lfib.take_attached().unwrap().keys().copied().collect::<Vec<_>>(),
+        [tagged]
+    );
+    lfib.reclaim();
+    lfib.tables_mut().end_grace_periods();
+    lfib.reclaim();
+    assert_eq!(entrance(&lfib, again[&eth5]).0, RouteEntry::EMPTY);
+    assert_eq!(lfib.pseudowires_in_use(), [2, 1]);
+}
+
 #[test]
 fn the_labels_of_a_vrf_follow_it_by_one_word() {
     let mut lfib = large();

@@ -38,6 +38,8 @@ pub enum CrossConnectError {
     NoWayOut { name: Arc<str>, role: Role },
     #[error("{name} is cross-connected with {with} already: `mplsxdp xconnect del {name} {with}` ends that")]
     Already { name: Arc<str>, with: Arc<str> },
+    #[error("the frames of {name} go into a pseudowire: `mplsxdp xconnect del {name}` ends that")]
+    Attached { name: Arc<str> },
     #[error(
         "{name} has sub-interfaces that are ports ({}): cross-connect these, or take them off by `mplsxdp link del`",
         .sub_interfaces.join(", ")
@@ -64,6 +66,10 @@ pub enum CrossConnectError {
         given: VlanOperation,
         is: Option<VlanOperation>,
     },
+    #[error(
+        "{name} has tags of its own, so frames that leave there get no `vlan`; `tagged` takes off the pseudowire's"
+    )]
+    OwnTags { name: Arc<str> },
     #[error("{from} is not cross-connected with {to}")]
     None { from: Arc<str>, to: Arc<str> },
     #[error("{name} is not cross-connected")]
@@ -91,6 +97,19 @@ impl CrossConnectError {
     }
 }
 
+impl Port {
+    /// Checks that frames from elsewhere can leave by it.
+    pub(super) fn check_way_out(&self) -> Result<(), CrossConnectError> {
+        match self.is_usable() && self.role() != Role::Local {
+            true => Ok(()),
+            false => Err(CrossConnectError::NoWayOut {
+                name: self.name.clone(),
+                role: self.role(),
+            }),
+        }
+    }
+}
+
 impl Ports {
     /// Checks that every frame of `from` can go to `to`. `next_hops`: how many are reached through `from`.
     pub fn check_cross_connect(
@@ -107,16 +126,16 @@ impl Ports {
         if role != Role::Switching {
             return Err(CrossConnectError::Role { name, role });
         }
-        if !to.is_usable() || to.role() == Role::Local {
-            let (name, role) = (to.name.clone(), to.role());
-            return Err(CrossConnectError::NoWayOut { name, role });
-        }
+        to.check_way_out()?;
         let is = operation(from.tags(), to.tags());
         if let Some(given) = vlan.filter(|given| Some(*given) != is) {
             let (from, to) = (name, to.name.clone());
             return Err(CrossConnectError::Vlan { from, to, given, is });
         }
         from.check_visible_tags()?;
+        if from.attachment.is_some() {
+            return Err(CrossConnectError::Attached { name });
+        }
         if let Some(with) = from.cross_connect.clone().filter(|with| *with != to.name) {
             return Err(CrossConnectError::Already { name, with });
         }
@@ -150,13 +169,16 @@ impl Ports {
 
     /// Publishes where the frames of cross-connected ports go. Ports have changed.
     pub(super) fn publish_cross_connects(&mut self, tables: &mut impl Tables) {
+        self.find_attachments();
         let crossed = self.ports.iter().filter(|port| port.is_cross_connected());
         let interfaces = crossed.filter_map(|port| Some(self.program_port(port)?.ifindex()));
         self.crossed_interfaces.wanted = interfaces.collect();
         self.publish_ways_out(tables);
         for port in &self.ports {
-            if let Some(to) = &port.cross_connect {
-                tables.store_cross_connect(port.number(), self.crossing(port, to));
+            let to = port.cross_connect.as_ref().map(|to| self.crossing(port, to));
+            let attachment = || port.attachment.map(CrossConnect::attachment_circuit);
+            if let Some(to) = to.or_else(attachment) {
+                tables.store_cross_connect(port.number(), to);
             }
         }
     }

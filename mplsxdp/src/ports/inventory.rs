@@ -11,6 +11,7 @@ use mplsxdp_common::wire::{Mac, VLAN_HLEN};
 use tracing::{info, warn};
 
 use super::attach::{self, Attached, Order, Survey};
+use super::attachments::Attachments;
 use super::cross_connect::{CrossConnectError, CrossedInterfaces};
 use super::error::PortError;
 use super::mpls_mtu::{self, largest_redirected};
@@ -108,6 +109,8 @@ pub struct Port {
     mpls_mtu: MplsMtu,
     /// The port that every frame goes to.
     pub(super) cross_connect: Option<Arc<str>>,
+    /// Its index in `ATTACHMENTS`, if a route sends its frames into a pseudowire.
+    pub(super) attachment: Option<u32>,
     dscp_map: DscpMap,
     tc_map: TcMap,
     /// The kernel accepts labels there, or its settings are not followed.
@@ -277,8 +280,15 @@ impl Port {
         self.cross_connect.as_deref()
     }
 
+    /// Whether all its frames go to one port or into one pseudowire.
     pub fn is_cross_connected(&self) -> bool {
-        self.cross_connect.is_some()
+        self.cross_connect.is_some() || self.attachment.is_some()
+    }
+
+    /// Where all its frames go, for people.
+    pub(super) fn crossed_with(&self) -> Option<Arc<str>> {
+        let pseudowire = || self.attachment.map(|_| Arc::from("a pseudowire"));
+        self.cross_connect.clone().or_else(pseudowire)
     }
 
     /// Whether it matters if tags are in the frames from now on.
@@ -393,6 +403,7 @@ pub struct Ports {
     /// Numbers of removed ports, each kept until no frame is on its way to it.
     leaving: Vec<(u16, GracePeriod)>,
     pub(super) crossed_interfaces: CrossedInterfaces,
+    pub(super) attachments: Attachments,
 }
 
 impl Ports {
@@ -406,6 +417,7 @@ impl Ports {
             waiting: WaitingPorts::default(),
             leaving: Vec::new(),
             crossed_interfaces: CrossedInterfaces::default(),
+            attachments: Attachments::default(),
         }
     }
 
@@ -576,7 +588,7 @@ impl Ports {
     /// device for.
     pub fn no_neighbours(&self, ifindex: u32, next_hop: &NextHop) -> Option<String> {
         let port = self.by_ifindex(ifindex)?;
-        if let (Some(with), Some(_)) = (&port.cross_connect, next_hop.via.address()) {
+        if let (Some(with), Some(_)) = (port.crossed_with(), next_hop.via.address()) {
             return Some(format!(
                 "{name} is cross-connected with {with}, where the answers of its neighbours go",
                 name = port.name
@@ -655,12 +667,8 @@ impl Ports {
         match port {
             None => attach::check_facts(&facts, self.mode, survey.holder)?,
             Some(port) if port.role == Role::Local => return Err(PortError::LocalParent { name: parent.name }),
-            Some(Port {
-                name,
-                cross_connect: Some(with),
-                ..
-            }) => {
-                let (name, with) = (name.clone(), with.clone());
+            Some(port) if let Some(with) = port.crossed_with() => {
+                let name = port.name.clone();
                 return Err(PortError::CrossConnectedParent { name, with });
             }
             Some(port) => {
@@ -732,6 +740,7 @@ impl Ports {
             accept_labels: wish.accept_labels,
             mpls_mtu: wish.mpls_mtu,
             cross_connect: wish.cross_connect.clone(),
+            attachment: None,
             dscp_map: wish.dscp_map,
             tc_map: wish.tc_map,
             kernel_input: true,
@@ -789,6 +798,7 @@ impl Ports {
             accept_labels,
             mpls_mtu,
             cross_connect,
+            attachment: None,
             dscp_map,
             tc_map,
             kernel_input: true,

@@ -2,6 +2,7 @@
 
 pub mod adoption;
 pub mod attach;
+mod attachments;
 pub mod cross_connect;
 pub mod error;
 mod inventory;

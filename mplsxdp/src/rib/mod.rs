@@ -169,11 +169,31 @@ impl Planned {
         self.standby.reserve(count);
     }
 
-    /// Applies new interface names, by the old ones, to the routes whose `dev` they are.
+    /// Applies new interface names, by the old ones, to the routes that name them.
     pub fn rename_devices(&mut self, names: &HashMap<Arc<str>, Arc<str>>) {
         let standby = self.standby.iter_mut().flat_map(|(_, routes)| routes);
         let routes = self.install.iter_mut().chain(standby);
         routes.for_each(|(_, route)| route.rename_devices(names));
+        let standby = self.standby.iter_mut().map(|(key, _)| key);
+        let keys = self.delete.iter_mut().chain(&mut self.unnamed).chain(standby);
+        keys.for_each(|key| key.rename_port(names));
+    }
+}
+
+/// Applies new names of ports, by the old ones, to the keys of `map`.
+fn rename_ports<T>(map: &mut BTreeMap<RouteKey, T>, names: &HashMap<Arc<str>, Arc<str>>) {
+    let attachments = map.split_off(&RouteKey::FIRST_ATTACHMENT).into_iter();
+    map.extend(attachments.map(|(mut key, value)| {
+        key.rename_port(names);
+        (key, value)
+    }));
+}
+
+impl Planning {
+    /// Applies new interface names, by the old ones.
+    pub fn rename_devices(&mut self, names: &HashMap<Arc<str>, Arc<str>>) {
+        self.planned.rename_devices(names);
+        rename_ports(&mut self.given, names);
     }
 }
 
@@ -391,6 +411,7 @@ impl Rib {
     pub fn rename_devices(&mut self, names: &HashMap<Arc<str>, Arc<str>>) {
         let standby = self.standby.values_mut().flatten();
         standby.for_each(|(_, route)| route.rename_devices(names));
+        rename_ports(&mut self.standby, names);
     }
 
     /// The owner of this source's route on standby.

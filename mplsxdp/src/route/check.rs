@@ -9,6 +9,7 @@ use mplsxdp_common::abi::{MAX_PUSH, TtlPropagate};
 use mplsxdp_common::wire::Label;
 
 use super::interface::{InvalidInterface, check_interface};
+use super::pseudowire::{GivenPseudowire, PortName, Pseudowire, ServiceTag};
 use super::wire::{self, RouteAction, ViaAddress, ViaFamily};
 use super::{
     Action, Attributes, Backup, Description, Fec, MAX_PATHS, MAX_WEIGHT, NEVER, NextHop, OutLabels, PassReason, Path,
@@ -22,6 +23,7 @@ pub enum Field {
     Route,
     Label,
     Prefix,
+    Attachment,
     Table,
     Action,
     /// The outgoing labels.
@@ -41,6 +43,10 @@ pub enum Field {
     Protocol,
     Metric,
     Reason,
+    ControlWord,
+    FlowLabel,
+    Tagged,
+    Vlan,
 }
 
 impl Field {
@@ -50,6 +56,7 @@ impl Field {
             Self::Route => "",
             Self::Label => "label",
             Self::Prefix => "prefix",
+            Self::Attachment => "attachment",
             Self::Table => "table",
             Self::Action => "action",
             Self::Out => "out",
@@ -68,6 +75,10 @@ impl Field {
             Self::Protocol => "protocol",
             Self::Metric => "metric",
             Self::Reason => "reason",
+            Self::ControlWord => "pseudowire.control_word",
+            Self::FlowLabel => "pseudowire.flow_label",
+            Self::Tagged => "pseudowire.tagged",
+            Self::Vlan => "pseudowire.vlan",
         }
     }
 }
@@ -125,9 +136,9 @@ impl InvalidRoute {
 /// A broken rule of routes. Displays as a sentence that says what would be right.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum Rule {
-    #[error("neither a label nor a prefix")]
+    #[error("neither a label nor a prefix nor the port of an attachment circuit")]
     NoKey,
-    #[error("both a label and a prefix; a route has one of them")]
+    #[error("a route has either a label or a prefix or the port of an attachment circuit")]
     TwoKeys,
     #[error("`{0}` is not a label: labels are 0 to {max}", max = Label::MAX)]
     NotALabel(u32),
@@ -137,6 +148,8 @@ pub enum Rule {
     HostBits(IpNet),
     #[error("`table` is for a prefix: a label means the same at all ports")]
     TableForLabel,
+    #[error("`table` is for a prefix, not for the frames of a port")]
+    TableForAttachment,
     #[error(
         "0 is not a routing table: a table is a number from 1 to {}, or a name of /etc/iproute2/rt_tables",
         u32::MAX
@@ -180,6 +193,31 @@ pub enum Rule {
     PushForLabel,
     #[error("a route for a prefix pushes labels: `{0} encap mpls LABEL`")]
     PrefixPushes(IpNet),
+    #[error("frames of {0} get labels: `xconnect {0} encap mpls LABEL via ...`")]
+    AttachmentPushes(PortName),
+    /// RFC 3985 section 5.4.
+    #[error("label {0} is special-purpose; the last label is the pseudowire's, 16 or more")]
+    NotAPseudowireLabel(Label),
+    #[error(
+        "`xconnect PORT` sends the frames of a pseudowire out of a port; it takes no `via`, `backup`, `as` or `encap`, and no `dev`"
+    )]
+    CrossConnectAlone,
+    #[error("`xconnect PORT` sends the frames of a pseudowire out of a port; it is not one of several next hops")]
+    CrossConnectAmongSeveral,
+    #[error("`xconnect` needs the name of a port, `dev`")]
+    CrossConnectWithoutPort,
+    #[error("`xconnect PORT` after a prefix: only a label can be a pseudowire's")]
+    CrossConnectForPrefix,
+    #[error(
+        "`cw`, `no-cw`, `flow-label`, `tagged` and `vlan` are for pseudowires: `LABEL xconnect PORT` or `xconnect PORT encap mpls LABELS`"
+    )]
+    NotAPseudowire,
+    #[error("`{0}` is not a VLAN: it is 0 to 4094")]
+    NotAVlan(u16),
+    #[error("with `vlan`, frames in the pseudowire are tagged")]
+    VlanWithoutTag,
+    #[error("`ttl-propagate` is not for pseudowires: the frames in there have no TTL")]
+    TtlOfFrames,
     #[error("a swap needs `out`, the outgoing labels")]
     SwapWithoutLabels,
     #[error("outgoing labels go with the action `swap` only")]
@@ -252,7 +290,7 @@ pub enum Rule {
     PathTwice(Box<Path>),
     #[error("each of several next hops has its own: give it there, after its `nexthop`")]
     BesideSeveral,
-    #[error("`metric` is for a prefix; a label has one route, and nothing to prefer it to")]
+    #[error("`metric` is for a prefix; a label or port has one route, and nothing to prefer it to")]
     MetricForLabel,
 }
 
@@ -304,11 +342,16 @@ impl wire::Route {
             ) => *reason = PassReason::new(&text),
             (_, Some(_)) => return Err(InvalidRoute::new(Field::Reason, Rule::ReasonWithoutPass)),
         }
+        let pseudowire = self.pseudowire.map(pseudowire).transpose()?;
         let attributes = Attributes {
             protocol: self.protocol.unwrap_or_default(),
             metric: self.metric.unwrap_or_default(),
         };
-        Route::with_paths(key, paths, ttl_propagate)?.with_attributes(attributes)
+        let mut route = Route::with_paths(key, paths, ttl_propagate)?;
+        if let Some(pseudowire) = pseudowire {
+            route = route.with_pseudowire(pseudowire)?;
+        }
+        route.with_attributes(attributes)
     }
 
     /// The given fields as a description of an existing route: see [`Description`].
@@ -318,6 +361,7 @@ impl wire::Route {
         let bare = Self {
             label: self.label,
             prefix: self.prefix,
+            attachment: self.attachment,
             table: self.table,
             protocol,
             metric,
@@ -335,8 +379,18 @@ fn at_next_hop(index: usize, (field, rule): Broken) -> InvalidRoute {
 
 /// The key of a route.
 pub fn key(given: wire::Key) -> Result<RouteKey, InvalidRoute> {
-    let wire::Key { label, prefix, table } = given;
+    let wire::Key {
+        label,
+        prefix,
+        attachment,
+        table,
+    } = given;
     match (label, prefix) {
+        (None, None) if let Some(port) = attachment => match table {
+            None => Ok(RouteKey::Attachment(port)),
+            Some(_) => Err(InvalidRoute::new(Field::Table, Rule::TableForAttachment)),
+        },
+        _ if attachment.is_some() => Err(InvalidRoute::new(Field::Route, Rule::TwoKeys)),
         (Some(_), None) if table.is_some() => Err(InvalidRoute::new(Field::Table, Rule::TableForLabel)),
         (Some(value), None) => match Label::new(value) {
             Some(label) => Ok(RouteKey::Label(label)),
@@ -363,7 +417,46 @@ pub fn check_key(key: RouteKey) -> Result<(), InvalidRoute> {
             table: Some(RoutingTable(0)),
             ..
         }) => Err(InvalidRoute::new(Field::Table, Rule::NotATable)),
-        RouteKey::Label(_) | RouteKey::Prefix(_) => Ok(()),
+        RouteKey::Label(_) | RouteKey::Prefix(_) | RouteKey::Attachment(_) => Ok(()),
+    }
+}
+
+/// What is given of a pseudowire.
+fn pseudowire(given: GivenPseudowire) -> Result<Pseudowire, InvalidRoute> {
+    let GivenPseudowire {
+        control_word,
+        flow_label,
+        tagged,
+        vlan,
+    } = given;
+    let default = Pseudowire::default();
+    Ok(Pseudowire {
+        control_word: control_word.unwrap_or(default.control_word),
+        flow_label: flow_label.unwrap_or(default.flow_label),
+        service_tag: match (vlan, tagged) {
+            (Some(_), Some(false)) => return Err(InvalidRoute::new(Field::Tagged, Rule::VlanWithoutTag)),
+            (Some(vid), _) => ServiceTag::Vlan(vid),
+            (None, Some(true)) => ServiceTag::Tagged,
+            (None, _) => ServiceTag::Raw,
+        },
+    })
+}
+
+/// Checks that a route can have this between its labels and a frame; `before`: it is a pseudowire's.
+pub(super) fn check_pseudowire(before: Option<Pseudowire>, pseudowire: Pseudowire) -> Result<(), InvalidRoute> {
+    match (before, pseudowire.service_tag) {
+        (None, _) => {
+            let field = match pseudowire.service_tag {
+                ServiceTag::Vlan(_) => Field::Vlan,
+                ServiceTag::Tagged => Field::Tagged,
+                ServiceTag::Raw if pseudowire.flow_label => Field::FlowLabel,
+                ServiceTag::Raw => Field::ControlWord,
+            };
+            Err(InvalidRoute::new(field, Rule::NotAPseudowire))
+        }
+        // IEEE 802.1Q table 9-2: 4095 is reserved.
+        (Some(_), ServiceTag::Vlan(vid @ 4095..)) => Err(InvalidRoute::new(Field::Vlan, Rule::NotAVlan(vid))),
+        (Some(_), _) => Ok(()),
     }
 }
 
@@ -405,6 +498,16 @@ fn path(key: RouteKey, given: wire::Path) -> Result<Path, Broken> {
             Action::PenultimatePop
         }
         (RouteKey::Label(_), None | Some(RouteAction::Swap), Some(out)) => Action::Swap(pushed(out)?),
+        (RouteKey::Label(_), Some(RouteAction::Xconnect), Some(_)) => {
+            return Err((Field::Out, Rule::CrossConnectAlone));
+        }
+        (RouteKey::Label(_), Some(RouteAction::Xconnect), None) => match &dev {
+            Some(name) => Action::CrossConnect(PortName::new(name).map_err(|error| (Field::Dev, error.into()))?),
+            None => return Err((Field::Dev, Rule::CrossConnectWithoutPort)),
+        },
+        (RouteKey::Prefix(_), Some(RouteAction::Xconnect), _) => {
+            return Err((Field::Action, Rule::CrossConnectForPrefix));
+        }
         (RouteKey::Label(_), None, None) if via.is_none() && to_lo => Action::Local,
         (RouteKey::Label(_), Some(RouteAction::Pass), None) if to_lo => Action::LocalPass,
         (RouteKey::Label(_), Some(RouteAction::LocalPass), None) => Action::LocalPass,
@@ -422,7 +525,7 @@ fn path(key: RouteKey, given: wire::Path) -> Result<Path, Broken> {
             Some(name) => Action::VrfPass(name.clone()),
             None => return Err((Field::Dev, Rule::VrfWithoutName)),
         },
-        (_, Some(RouteAction::Pass), None) => Action::Pass(None),
+        (RouteKey::Label(_) | RouteKey::Prefix(_), Some(RouteAction::Pass), None) => Action::Pass(None),
         (_, Some(RouteAction::Pass | RouteAction::LocalPass), Some(_)) => return Err((Field::Out, Rule::PassAlone)),
         (RouteKey::Label(_), None | Some(RouteAction::Pop), None) => Action::Pop,
         (RouteKey::Label(_), Some(RouteAction::PenultimatePop), None) => Action::PenultimatePop,
@@ -430,7 +533,7 @@ fn path(key: RouteKey, given: wire::Path) -> Result<Path, Broken> {
         (RouteKey::Label(_), Some(RouteAction::Swap), None) => return Err((Field::Out, Rule::SwapWithoutLabels)),
         (RouteKey::Label(_), Some(RouteAction::Push), _) => return Err((Field::Action, Rule::PushForLabel)),
         (RouteKey::Label(_), Some(_), Some(_)) => return Err((Field::Out, Rule::LabelsWithoutSwap)),
-        (RouteKey::Prefix(_), None | Some(RouteAction::Push), Some(out)) => Action::Push {
+        (RouteKey::Prefix(_) | RouteKey::Attachment(_), None | Some(RouteAction::Push), Some(out)) => Action::Push {
             labels: pushed(out)?,
             ttl: match ttl {
                 Some(ttl) => Some(ttl.try_into().map_err(|_| (Field::Ttl, Rule::TtlZero))?),
@@ -438,6 +541,7 @@ fn path(key: RouteKey, given: wire::Path) -> Result<Path, Broken> {
             },
         },
         (RouteKey::Prefix(fec), _, _) => return Err((Field::Action, Rule::PrefixPushes(fec.prefix))),
+        (RouteKey::Attachment(port), _, _) => return Err((Field::Action, Rule::AttachmentPushes(port))),
     };
     if ttl.is_some() && !matches!(action, Action::Push { .. }) {
         let rule = if matches!(action, Action::Pass(_)) {
@@ -452,15 +556,16 @@ fn path(key: RouteKey, given: wire::Path) -> Result<Path, Broken> {
         Action::LocalPass => (true, Rule::PassAlone),
         Action::Pass(_) => (false, Rule::PassAlone),
         Action::VrfPass(_) => (false, Rule::VrfAlone),
+        Action::CrossConnect(_) => (false, Rule::CrossConnectAlone),
         _ => (false, Rule::LocalAlone),
     };
     let is_pass = matches!(action, Action::Pass(_));
-    let dev = dev.filter(|_| !matches!(action, Action::VrfPass(_)));
+    let dev = dev.filter(|_| !matches!(action, Action::VrfPass(_) | Action::CrossConnect(_)));
     let via = via.map(|via| address(via).map_err(|rule| (Field::Via, rule)));
     let next_hop = match (via.transpose()?, dev) {
         (None, None) => None,
         (None, Some(_)) if is_local && to_lo => None,
-        (Some(_), _) if is_local || action.stays_here() => return Err((Field::Via, alone)),
+        (Some(_), _) if is_local || action.has_no_next_hop() => return Err((Field::Via, alone)),
         (_, Some(_)) if is_local || is_pass || to_lo => return Err((Field::Dev, alone)),
         (Some(via), dev) => Some(NextHop { via, dev }),
         (None, Some(_)) => return Err((Field::Dev, Rule::DevWithoutVia)),
@@ -504,14 +609,17 @@ fn backup(key: RouteKey, given: wire::Backup) -> Result<Backup, Broken> {
         }
         (RouteKey::Label(_), Some(RouteAction::Push), _) => return Err((Field::BackupAction, Rule::PushForLabel)),
         (RouteKey::Label(_), Some(_), _) => return Err((Field::BackupAction, Rule::BackupAction)),
-        (RouteKey::Prefix(_), None | Some(RouteAction::Push), Some(out)) => Some(Action::Push {
-            labels: pushed(out)?,
-            ttl: match ttl {
-                Some(ttl) => Some(ttl.try_into().map_err(|_| (Field::BackupTtl, Rule::TtlZero))?),
-                None => None,
-            },
-        }),
+        (RouteKey::Prefix(_) | RouteKey::Attachment(_), None | Some(RouteAction::Push), Some(out)) => {
+            Some(Action::Push {
+                labels: pushed(out)?,
+                ttl: match ttl {
+                    Some(ttl) => Some(ttl.try_into().map_err(|_| (Field::BackupTtl, Rule::TtlZero))?),
+                    None => None,
+                },
+            })
+        }
         (RouteKey::Prefix(fec), _, _) => return Err((Field::BackupAction, Rule::PrefixPushes(fec.prefix))),
+        (RouteKey::Attachment(port), _, _) => return Err((Field::BackupAction, Rule::AttachmentPushes(port))),
     };
     if ttl.is_some() && !matches!(action, Some(Action::Push { .. })) {
         return Err((Field::BackupTtl, Rule::TtlForLabel));
@@ -539,6 +647,11 @@ fn check_path(key: RouteKey, path: &Path) -> Result<(), Broken> {
         (RouteKey::Prefix(fec), Action::Push { labels, .. }) => {
             check_explicit_null(fec.prefix, labels).map_err(|rule| (Field::Out, rule))?;
         }
+        (RouteKey::Attachment(_), Action::Push { labels, .. }) => {
+            check_pseudowire_label(labels).map_err(|rule| (Field::Out, rule))?;
+        }
+        (RouteKey::Attachment(port), _) => return Err((Field::Action, Rule::AttachmentPushes(port))),
+        (RouteKey::Prefix(_), Action::CrossConnect(_)) => return Err((Field::Action, Rule::CrossConnectForPrefix)),
         (_, Action::Pass(_)) | (RouteKey::Label(_), _) => {}
         (RouteKey::Prefix(_), Action::LocalPass) => return Err((Field::Action, Rule::LocalPassForPrefix)),
         (RouteKey::Prefix(_), Action::VrfPass(_)) => return Err((Field::Action, Rule::VrfPassForPrefix)),
@@ -548,7 +661,9 @@ fn check_path(key: RouteKey, path: &Path) -> Result<(), Broken> {
         (Action::VrfPass(name), None, None) => check_interface(name).map_err(|error| (Field::Dev, error.into()))?,
         (Action::VrfPass(_), Some(_), _) => return Err((Field::Via, Rule::VrfAlone)),
         (Action::VrfPass(_), None, Some(_)) => return Err((Field::Backup, Rule::VrfAlone)),
-        (Action::Local | Action::LocalPass | Action::Pass(_), None, None) => {}
+        (Action::CrossConnect(_), Some(_), _) => return Err((Field::Via, Rule::CrossConnectAlone)),
+        (Action::CrossConnect(_), None, Some(_)) => return Err((Field::Backup, Rule::CrossConnectAlone)),
+        (Action::CrossConnect(_) | Action::Local | Action::LocalPass | Action::Pass(_), None, None) => {}
         (Action::Local, Some(_), _) => return Err((Field::Via, Rule::LocalAlone)),
         (Action::Local, None, Some(_)) => return Err((Field::Backup, Rule::LocalAlone)),
         (Action::LocalPass | Action::Pass(_), Some(_), _) => return Err((Field::Via, Rule::PassAlone)),
@@ -580,9 +695,23 @@ fn check_backup(key: RouteKey, backup: &Backup) -> Result<(), Broken> {
         (RouteKey::Prefix(fec), Some(Action::Push { labels, .. })) => {
             check_explicit_null(fec.prefix, labels).map_err(|rule| (Field::BackupOut, rule))?;
         }
+        (RouteKey::Attachment(_), Some(Action::Push { labels, .. })) => {
+            check_pseudowire_label(labels).map_err(|rule| (Field::BackupOut, rule))?;
+        }
         (RouteKey::Prefix(fec), Some(_)) => return Err((Field::BackupAction, Rule::PrefixPushes(fec.prefix))),
+        (RouteKey::Attachment(port), Some(_)) => return Err((Field::BackupAction, Rule::AttachmentPushes(port))),
     }
     check_next_hop(&backup.next_hop, Field::BackupVia, Field::BackupDev, Rule::LocalBackup)
+}
+
+/// Checks that the label on the frames of a port can be a pseudowire's.
+fn check_pseudowire_label(labels: &OutLabels) -> Result<(), Rule> {
+    match labels.as_slice() {
+        // An entropy label belongs to the one that precedes it (RFC 6790 section 4.1).
+        [.., Label::ENTROPY_INDICATOR, entropy] => Err(Rule::NotAPseudowireLabel(*entropy)),
+        [.., last] if last.is_special() => Err(Rule::NotAPseudowireLabel(*last)),
+        _ => Ok(()),
+    }
 }
 
 /// Checks that an explicit null pushed on packets to `prefix` matches their IP version (RFC 3032 section 2.1).
@@ -645,12 +774,13 @@ pub(super) fn check_paths(key: RouteKey, paths: &mut Vec<Path>) -> Result<(), In
         2..=MAX_PATHS => {}
         count => return Err(InvalidRoute::new(Field::NextHops, Rule::TooManyPaths(count))),
     }
-    if let Some(index) = paths.iter().position(|path| path.action.stays_here()) {
+    if let Some(index) = paths.iter().position(|path| path.action.has_no_next_hop()) {
         return Err(at_next_hop(
             index,
             match paths[index].action {
                 Action::Local => (Field::Dev, Rule::LocalAmongSeveral),
                 Action::VrfPass(_) => (Field::Action, Rule::VrfAmongSeveral),
+                Action::CrossConnect(_) => (Field::Action, Rule::CrossConnectAmongSeveral),
                 _ => (Field::Action, Rule::PassAmongSeveral),
             },
         ));
@@ -668,17 +798,26 @@ pub(super) fn check_paths(key: RouteKey, paths: &mut Vec<Path>) -> Result<(), In
 }
 
 /// Checks that labels are changed in a way to which TTL propagation applies.
-pub(super) fn check_ttl_propagate(paths: &[Path], ttl_propagate: TtlPropagate) -> Result<(), InvalidRoute> {
-    let is_pass = paths.iter().any(|path| matches!(path.action, Action::Pass(_)));
-    if is_pass && ttl_propagate != TtlPropagate::Default {
-        return Err(InvalidRoute::new(Field::TtlPropagate, Rule::PassAlone));
-    }
-    Ok(())
+pub(super) fn check_ttl_propagate(
+    key: RouteKey,
+    paths: &[Path],
+    ttl_propagate: TtlPropagate,
+) -> Result<(), InvalidRoute> {
+    let is_any = |is: fn(&Action) -> bool| paths.iter().any(|path| is(&path.action));
+    let is_pseudowire =
+        matches!(key, RouteKey::Attachment(_)) || is_any(|action| matches!(action, Action::CrossConnect(_)));
+    let rule = match ttl_propagate {
+        TtlPropagate::Default => return Ok(()),
+        _ if is_pseudowire => Rule::TtlOfFrames,
+        _ if is_any(|action| matches!(action, Action::Pass(_))) => Rule::PassAlone,
+        TtlPropagate::Enabled | TtlPropagate::Disabled => return Ok(()),
+    };
+    Err(InvalidRoute::new(Field::TtlPropagate, rule))
 }
 
 /// Checks that a route for `key` can have these attributes.
 pub(super) fn check_attributes(key: RouteKey, attributes: Attributes) -> Result<(), InvalidRoute> {
-    if matches!(key, RouteKey::Label(_)) && attributes.metric != 0 {
+    if !matches!(key, RouteKey::Prefix(_)) && attributes.metric != 0 {
         return Err(InvalidRoute::new(Field::Metric, Rule::MetricForLabel));
     }
     Ok(())

@@ -2,7 +2,7 @@
 
 use mplsxdp_common::abi::TtlPropagate;
 
-use super::{Action, NextHop, Path, Protocol, Route, RouteKey};
+use super::{Action, NextHop, Path, Protocol, Pseudowire, Route, RouteKey};
 
 /// A label or prefix, and what must be true of its route. Properties that are not given do not matter.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -69,6 +69,9 @@ impl Description {
 
 /// Whether each given path matches a different path of the route.
 fn agrees(described: &Route, found: &Route) -> bool {
+    // Words that are left out mean the default, and match any.
+    let pseudowire = described.pseudowire();
+    let pseudowire = pseudowire == found.pseudowire() || pseudowire == Some(Pseudowire::default());
     let ttl = described.ttl_propagate() == TtlPropagate::Default || described.ttl_propagate() == found.ttl_propagate();
     let mut left: Vec<&Path> = found.paths().iter().collect();
     let only = left.len() == 1;
@@ -79,7 +82,7 @@ fn agrees(described: &Route, found: &Route) -> bool {
         let place = left.iter().position(|path| path_agrees(described, path, only));
         place.map(|place| left.swap_remove(place)).is_some()
     };
-    ttl && described.paths().len() == found.paths().len() && paths.into_iter().all(&mut is_there)
+    ttl && pseudowire && described.paths().len() == found.paths().len() && paths.into_iter().all(&mut is_there)
 }
 
 /// No `dev` matches any `dev`; if there is only one path, no `as` matches any `as`, also that of a backup.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use mplsxdp_common::wire::Label;
 
-use super::{Fec, Protocol, RouteKey, RoutingTable, Source, Via};
+use super::{Fec, PortName, Protocol, RouteKey, RoutingTable, Source, Via};
 
 /// Selects routes: all conditions must hold.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -60,6 +60,9 @@ pub enum KeyFilter {
     Within(IpNet),
     /// This prefix and those that cover it.
     Covering(IpNet),
+    Attachments,
+    /// The attachment circuit at this port.
+    Attachment(PortName),
 }
 
 impl fmt::Display for KeyFilter {
@@ -73,6 +76,8 @@ impl fmt::Display for KeyFilter {
             Self::Prefix(prefix) => prefix.fmt(f),
             Self::Within(prefix) => write!(f, "root {prefix}"),
             Self::Covering(prefix) => write!(f, "match {prefix}"),
+            Self::Attachments => f.write_str("xconnect"),
+            Self::Attachment(port) => write!(f, "xconnect {port}"),
         }
     }
 }
@@ -86,6 +91,8 @@ impl KeyFilter {
                 let last = Fec::new(prefix, Some(RoutingTable(u32::MAX)));
                 (RouteKey::Prefix(prefix.into()), RouteKey::Prefix(last))
             }
+            Self::Attachments => return (Bound::Included(RouteKey::FIRST_ATTACHMENT), Bound::Unbounded),
+            Self::Attachment(port) => (RouteKey::Attachment(port), RouteKey::Attachment(port)),
             _ => return (Bound::Unbounded, Bound::Unbounded),
         };
         (Bound::Included(first), Bound::Included(last))
@@ -94,6 +101,7 @@ impl KeyFilter {
     pub fn selects(self, key: RouteKey) -> bool {
         match (self, key) {
             (Self::All, _)
+            | (Self::Attachments, RouteKey::Attachment(_))
             | (Self::Labels, RouteKey::Label(_))
             | (
                 Self::V4Prefixes,
@@ -108,6 +116,7 @@ impl KeyFilter {
                 }),
             ) => true,
             (Self::Label(one), RouteKey::Label(label)) => label == one,
+            (Self::Attachment(one), RouteKey::Attachment(port)) => port == one,
             (Self::Prefix(one), RouteKey::Prefix(fec)) => fec.prefix == one,
             (Self::Within(whole), RouteKey::Prefix(fec)) => whole.contains(&fec.prefix),
             (Self::Covering(part), RouteKey::Prefix(fec)) => fec.prefix.contains(&part),
@@ -117,9 +126,12 @@ impl KeyFilter {
 }
 
 impl RouteFilter {
-    /// Whether it selects a single label or prefix, of any table.
+    /// Whether it selects a single label, port or prefix, of any table.
     pub fn is_narrow(&self) -> bool {
-        matches!(self.keys, KeyFilter::Label(_) | KeyFilter::Prefix(_))
+        matches!(
+            self.keys,
+            KeyFilter::Label(_) | KeyFilter::Prefix(_) | KeyFilter::Attachment(_)
+        )
     }
 
     /// Whether it selects by next hop.
@@ -139,6 +151,7 @@ impl From<RouteKey> for KeyFilter {
         match key {
             RouteKey::Label(label) => Self::Label(label),
             RouteKey::Prefix(fec) => Self::Prefix(fec.prefix),
+            RouteKey::Attachment(port) => Self::Attachment(port),
         }
     }
 }

@@ -12,6 +12,7 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use mplsxdp_common::wire::Label;
 
 use super::filter::{KeyFilter, RouteFilter};
+use super::pseudowire::{GivenPseudowire, PortName};
 use super::wire::{self, RouteAction, ViaAddress, ViaFamily};
 use super::{
     Description, Field, InvalidRoute, Place, Protocol, Route, RouteKey, RoutingTable, Rule, Via, check, interface,
@@ -90,7 +91,7 @@ pub fn given<'a>(line: &str, context: impl Into<Context<'a>>) -> Result<(wire::R
 }
 
 /// The selectors of `route show` and `route flush`.
-pub const SELECTORS: &str = "the selectors are `all`, LABEL, PREFIX, `root PREFIX`, `match PREFIX`, `table TABLE`, `vrf VRF`, `proto PROTO`, \
+pub const SELECTORS: &str = "the selectors are `all`, LABEL, PREFIX, `xconnect IFACE`, `root PREFIX`, `match PREFIX`, `table TABLE`, `vrf VRF`, `proto PROTO`, \
      `via ADDRESS` and `dev IFACE`";
 
 /// Only a label or prefix, as `route get` takes it.
@@ -191,6 +192,10 @@ impl Spans {
 }
 
 impl Line<'_> {
+    fn pseudowire(&mut self) -> &mut GivenPseudowire {
+        self.given.pseudowire.get_or_insert_default()
+    }
+
     /// Whether it says more than the label or prefix, table, protocol and metric.
     fn says_what_it_does(&self) -> bool {
         let beside = |field: &Field| !matches!(field, Field::Table | Field::Protocol | Field::Metric);
@@ -223,6 +228,7 @@ impl<'a, 'c> Parser<'a, 'c> {
             given: wire::Route {
                 label: key.label,
                 prefix: key.prefix,
+                attachment: key.attachment,
                 ..wire::Route::default()
             },
             spans: Spans::default(),
@@ -238,8 +244,9 @@ impl<'a, 'c> Parser<'a, 'c> {
                 self.note(&mut line.spans, Field::Reason, word)?;
                 continue;
             }
-            if word.starts_with('#') && by_itself.action == Some(RouteAction::VrfPass) {
-                // Why packets are left to the kernel now: `route show` adds it.
+            let has_state = matches!(by_itself.action, Some(RouteAction::VrfPass | RouteAction::Xconnect));
+            if word.starts_with('#') && (has_state || line.given.attachment.is_some()) {
+                // Why packets are left to the kernel, or no frames come, now: `route show` adds it.
                 self.comment(word);
                 continue;
             }
@@ -250,6 +257,10 @@ impl<'a, 'c> Parser<'a, 'c> {
             // After anything else it is a table.
             if word == "vrf" && line.given.label.is_some() && *given == wire::Path::default() {
                 self.vrf_pass(word, given, spans)?;
+                continue;
+            }
+            if word == "xconnect" && *given == wire::Path::default() {
+                self.cross_connect(word, given, spans)?;
                 continue;
             }
             if self.take_path_word(word, given, spans, onlink)? || self.take_route_word(word, &mut line)? {
@@ -358,6 +369,22 @@ impl<'a, 'c> Parser<'a, 'c> {
             "table" | "vrf" => {
                 line.given.table = Some(self.table(word)?.0);
                 self.note(&mut line.spans, Field::Table, word)?;
+            }
+            "cw" | "no-cw" => {
+                line.pseudowire().control_word = Some(word == "cw");
+                self.note(&mut line.spans, Field::ControlWord, word)?;
+            }
+            "flow-label" => {
+                line.pseudowire().flow_label = Some(true);
+                self.note(&mut line.spans, Field::FlowLabel, word)?;
+            }
+            "tagged" => {
+                line.pseudowire().tagged = Some(true);
+                self.note(&mut line.spans, Field::Tagged, word)?;
+            }
+            "vlan" => {
+                line.pseudowire().vlan = Some(self.vlan()?);
+                self.note(&mut line.spans, Field::Vlan, word)?;
             }
             "nhid" => {
                 let value = self.value(word, "a number")?;
@@ -473,7 +500,7 @@ impl<'a, 'c> Parser<'a, 'c> {
             }
         }
         let keys = keys.map_or(of_family, |(keys, _)| keys);
-        let is_of_labels = matches!(keys, KeyFilter::Labels | KeyFilter::Label(_));
+        let is_of_labels = matches!(keys, KeyFilter::Labels | KeyFilter::Label(_) | KeyFilter::Attachment(_));
         let table = match table.and_then(|(table, word)| Some((table?, word))) {
             Some((RoutingTable::MAIN, _)) if is_of_labels => None,
             Some((_, word)) if is_of_labels => return Err(self.error(word, Rule::TableForLabel)),
@@ -507,8 +534,8 @@ impl<'a, 'c> Parser<'a, 'c> {
         let (key, word) = self.key()?;
         match self.key_of(key, word)? {
             RouteKey::Prefix(fec) => Ok(fec.prefix.trunc()),
-            RouteKey::Label(_) => {
-                let reason = Words::LabelForPrefix {
+            RouteKey::Label(_) | RouteKey::Attachment(_) => {
+                let reason = Words::KeyForPrefix {
                     keyword: keyword.into(),
                     word: word.into(),
                 };
@@ -623,6 +650,25 @@ impl<'a, 'c> Parser<'a, 'c> {
         self.note(spans, Field::Dev, word)
     }
 
+    /// The port after `xconnect`, for a label.
+    fn cross_connect(&mut self, word: &'a str, given: &mut wire::Path, spans: &mut Spans) -> Result<(), GrammarError> {
+        let port = self.port(word)?;
+        (given.action, given.dev) = (Some(RouteAction::Xconnect), Some(port.as_str().into()));
+        self.note(spans, Field::Action, word)?;
+        self.note(spans, Field::Dev, word)
+    }
+
+    fn port(&mut self, keyword: &str) -> Result<PortName, GrammarError> {
+        let word = self.value(keyword, "the name of a port")?;
+        PortName::new(word).map_err(|error| self.error(word, error))
+    }
+
+    fn vlan(&mut self) -> Result<u16, GrammarError> {
+        let word = self.word("a VLAN after `vlan`, 0 to 4094")?;
+        let vid = unsigned(word).and_then(|vid| vid.try_into().ok());
+        vid.ok_or_else(|| self.error(word, Words::NotAVlan(word.into())))
+    }
+
     /// The other neighbour after `backup`, with the interface that directly follows it; and in front of it, its own labels.
     fn backup(&mut self, spans: &mut Spans) -> Result<wire::Backup, GrammarError> {
         let expected =
@@ -681,7 +727,7 @@ impl<'a, 'c> Parser<'a, 'c> {
 
     fn key_expected(&self) -> &'static str {
         match self.family {
-            Family::Any => "a label, such as 100, or a prefix, such as 10.4.4.0/24",
+            Family::Any => "a label, such as 100, a prefix, such as 10.4.4.0/24, or `xconnect IFACE`",
             Family::Mpls => "a label, such as 100",
             Family::Inet => "an IPv4 prefix, such as 10.4.4.0/24",
             Family::Inet6 => "an IPv6 prefix, such as 2001:db8::/32",
@@ -693,7 +739,7 @@ impl<'a, 'c> Parser<'a, 'c> {
         check::key(key).map_err(|InvalidRoute { rule, .. }| self.error(word, rule))
     }
 
-    /// The label or prefix that begins at `word`.
+    /// The label or prefix, or port of an attachment circuit, that begins at `word`.
     fn key_at(&mut self, mut word: &'a str) -> Result<(wire::Key, &'a str), GrammarError> {
         let expected = self.key_expected();
         if matches!(word, "to" | "unicast") {
@@ -721,6 +767,14 @@ impl<'a, 'c> Parser<'a, 'c> {
         // A plain number is a label, never the beginning of an address.
         let is_number = word.starts_with(|first: char| first.is_ascii_digit()) && !word.contains(['.', ':', '/']);
         let key = match self.family {
+            Family::Any if word == "xconnect" => {
+                let port = self.port(word)?;
+                word = self.last;
+                wire::Key {
+                    attachment: Some(port),
+                    ..wire::Key::default()
+                }
+            }
             Family::Any | Family::Mpls if is_number => wire::Key {
                 label: Some(self.label(word, word)?),
                 ..wire::Key::default()
@@ -902,7 +956,7 @@ impl<'a, 'c> Parser<'a, 'c> {
 fn without_main(key: wire::Key) -> wire::Key {
     let table = key
         .table
-        .filter(|&table| key.label.is_none() || table != RoutingTable::MAIN.0);
+        .filter(|&table| key.prefix.is_some() || table != RoutingTable::MAIN.0);
     wire::Key { table, ..key }
 }
 

@@ -8,6 +8,7 @@
 //! * [`filter`]: selects routes
 //! * [`description`]: what must be true of a route for it to be deleted
 //! * [`interface`]: names of interfaces
+//! * [`pseudowire`]: what stands between labels and the frames of a port
 //! * [`protocols`] and [`tables`]: the names of routing protocols and tables on this machine, which [`iproute2`] gives
 //!   them
 
@@ -20,6 +21,7 @@ mod iproute2;
 pub mod line;
 pub mod model;
 pub mod protocols;
+pub mod pseudowire;
 pub mod tables;
 pub mod wire;
 
@@ -30,3 +32,4 @@ pub use model::{
     Action, Attributes, Backup, MAX_PATHS, MAX_WEIGHT, Mode, NEVER, NextHop, NextHopId, OutLabels, Owner, PassReason,
     Path, Protocol, Route, RouteKey, Source, UnknownProtocol, UnknownSource, Via,
 };
+pub use pseudowire::{PortName, Pseudowire, ServiceTag};

@@ -14,6 +14,7 @@ use mplsxdp_common::wire::{Label, Mac};
 
 use super::check::{self, InvalidRoute, Rule};
 use super::fec::{Fec, RoutingTable};
+use super::pseudowire::{PortName, Pseudowire};
 
 /// The most paths of one route: each can have a bucket.
 pub const MAX_PATHS: usize = BUCKETS;
@@ -33,19 +34,31 @@ pub const NEVER: [IpNet; 9] = [
     IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::new(0xff00, 0, 0, 0, 0, 0, 0, 0), 8)),
 ];
 
-/// The key of a route: an incoming label (an ILM entry) or a FEC, here always an address prefix (an FTN entry).
+/// The key of a route: an incoming label (an ILM entry); a FEC, here always an address prefix (an FTN entry); or an
+/// attachment circuit (RFC 3985 section 1.4), a port whose frames all go into a pseudowire.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum RouteKey {
     Label(Label),
     Prefix(Fec),
+    Attachment(PortName),
 }
 
 impl RouteKey {
+    /// Before all attachment circuits, and after all other keys.
+    pub const FIRST_ATTACHMENT: Self = Self::Attachment(PortName::FIRST);
+
     /// The table of a prefix route, if it has one.
     pub fn table(self) -> Option<RoutingTable> {
         match self {
-            Self::Label(_) => None,
+            Self::Label(_) | Self::Attachment(_) => None,
             Self::Prefix(fec) => fec.table,
+        }
+    }
+
+    /// Applies new names of ports, by the old ones.
+    pub fn rename_port(&mut self, names: &HashMap<Arc<str>, Arc<str>>) {
+        if let Self::Attachment(port) = self {
+            port.rename(names);
         }
     }
 }
@@ -55,6 +68,7 @@ impl fmt::Display for RouteKey {
         match self {
             Self::Label(label) => label.fmt(f),
             Self::Prefix(fec) => fec.fmt(f),
+            Self::Attachment(port) => write!(f, "xconnect {port}"),
         }
     }
 }
@@ -104,16 +118,21 @@ pub enum Action {
     /// Label routes: pop, and send the packet as this VRF routes it. What needs the kernel is left to it unchanged; it has the
     /// same route (`vrf NAME pass`).
     VrfPass(Arc<str>),
-    /// Prefix routes: impose these labels. `ttl` is their TTL; `None`: as the TTL mode says.
+    /// Label routes: pop, and send the frame of the pseudowire out of this port (`xconnect PORT`).
+    CrossConnect(PortName),
+    /// Prefix routes and attachment circuits: impose these labels. `ttl` is their TTL; `None`: as the TTL mode says.
     Push { labels: OutLabels, ttl: Option<NonZeroU8> },
     /// Frames are left to the kernel unchanged, and packets get no labels (`pass`); `None`: no reason is given.
     Pass(Option<PassReason>),
 }
 
 impl Action {
-    /// Whether there is no next hop: frames stay on this machine, or it routes them.
-    pub const fn stays_here(&self) -> bool {
-        matches!(self, Self::Local | Self::LocalPass | Self::VrfPass(_) | Self::Pass(_))
+    /// Whether there is no next hop: frames stay on this machine, or it routes them, or they leave by a port.
+    pub const fn has_no_next_hop(&self) -> bool {
+        matches!(
+            self,
+            Self::Local | Self::LocalPass | Self::VrfPass(_) | Self::CrossConnect(_) | Self::Pass(_)
+        )
     }
 
     /// The words of a line that say so, each with a space in front.
@@ -125,6 +144,7 @@ impl Action {
             Self::Local => f.write_str(" dev lo"),
             Self::LocalPass => f.write_str(" dev lo pass"),
             Self::VrfPass(name) => write!(f, " vrf {name} pass"),
+            Self::CrossConnect(port) => write!(f, " xconnect {port}"),
             Self::Pass(_) => f.write_str(" pass"),
             Self::Push { labels, ttl: None } => write!(f, " encap mpls {labels}"),
             Self::Push { labels, ttl: Some(ttl) } => write!(f, " encap mpls {labels} ttl {ttl}"),
@@ -473,7 +493,7 @@ impl From<NextHop> for Backup {
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Path {
     pub action: Action,
-    /// `None` only for `dev lo`, `vrf` and `pass`.
+    /// `None` only for `dev lo`, `vrf`, `xconnect` and `pass`.
     pub next_hop: Option<NextHop>,
     /// Replaces `next_hop` while that cannot be reached.
     pub backup: Option<Backup>,
@@ -533,6 +553,8 @@ pub struct Route {
     key: RouteKey,
     paths: Box<[Path]>,
     ttl_propagate: TtlPropagate,
+    /// For attachment circuits and [`Action::CrossConnect`].
+    pseudowire: Option<Pseudowire>,
     attributes: Attributes,
 }
 
@@ -551,8 +573,11 @@ impl Route {
     /// meaning. The weight of a single path has no meaning. The error names a path by its index among those given.
     pub fn with_paths(key: RouteKey, mut paths: Vec<Path>, ttl_propagate: TtlPropagate) -> Result<Self, InvalidRoute> {
         check::check_paths(key, &mut paths)?;
-        check::check_ttl_propagate(&paths, ttl_propagate)?;
+        check::check_ttl_propagate(key, &paths, ttl_propagate)?;
+        let is_pseudowire = matches!(key, RouteKey::Attachment(_))
+            || matches!(&*paths, [path] if matches!(path.action, Action::CrossConnect(_)));
         Ok(Self {
+            pseudowire: is_pseudowire.then(Pseudowire::default),
             key,
             paths: paths.into(),
             ttl_propagate,
@@ -566,9 +591,31 @@ impl Route {
         Ok(Self { attributes, ..self })
     }
 
+    /// The same with this between the labels of its pseudowire and a frame.
+    pub fn with_pseudowire(self, pseudowire: Pseudowire) -> Result<Self, InvalidRoute> {
+        check::check_pseudowire(self.pseudowire, pseudowire)?;
+        Ok(Self {
+            pseudowire: Some(pseudowire),
+            ..self
+        })
+    }
+
+    /// The same with other paths.
+    pub fn with_other_paths(&self, paths: Vec<Path>) -> Result<Self, InvalidRoute> {
+        let mut other = Self::with_paths(self.key, paths, self.ttl_propagate)?;
+        if let Some(pseudowire) = self.pseudowire {
+            other = other.with_pseudowire(pseudowire)?;
+        }
+        other.with_attributes(self.attributes)
+    }
+
     /// Applies new interface names, by the old ones.
     pub fn rename_devices(&mut self, names: &HashMap<Arc<str>, Arc<str>>) {
+        self.key.rename_port(names);
         for path in &mut self.paths {
+            if let Action::CrossConnect(port) = &mut path.action {
+                port.rename(names);
+            }
             let backup = path.backup.as_mut().map(|backup| &mut backup.next_hop);
             let next_hops = path.next_hop.iter_mut().chain(backup);
             next_hops.for_each(|next_hop| next_hop.rename_device(names));
@@ -594,6 +641,11 @@ impl Route {
         self.ttl_propagate
     }
 
+    /// What stands between the labels and a frame, if it is a route of a pseudowire.
+    pub fn pseudowire(&self) -> Option<Pseudowire> {
+        self.pseudowire
+    }
+
     pub fn attributes(&self) -> Attributes {
         self.attributes
     }
@@ -609,7 +661,7 @@ impl Route {
                 "default".to_owned()
             }
             RouteKey::Prefix(Fec { prefix, .. }) => prefix.to_string(),
-            RouteKey::Label(label) => label.to_string(),
+            key => key.to_string(),
         }
     }
 
@@ -635,8 +687,14 @@ impl Route {
         protocol: Option<&dyn fmt::Display>,
     ) -> fmt::Result {
         f.write_str(&self.destination())?;
+        if let (RouteKey::Attachment(_), Some(pseudowire)) = (self.key, self.pseudowire) {
+            write!(f, "{pseudowire}")?;
+        }
         if let [path] = &*self.paths {
             path.fmt_action(f)?;
+        }
+        if let (RouteKey::Label(_), Some(pseudowire)) = (self.key, self.pseudowire) {
+            write!(f, "{pseudowire}")?;
         }
         if let Some(table) = table {
             write!(f, " table {table}")?;

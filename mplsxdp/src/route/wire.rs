@@ -7,11 +7,12 @@ use ipnet::IpNet;
 use mplsxdp_common::abi::TtlPropagate;
 use serde::{Deserialize, Serialize};
 
+use super::pseudowire::{GivenPseudowire, PortName};
 use super::{Action, Fec, InvalidRoute, OutLabels, Protocol, RouteKey, Source, Via, check};
 use crate::route;
 
-/// `type Route`. Exactly one of `label` and `prefix` is given; a route for a label with neither `out` nor `action`
-/// pops. What it does is in its own fields, or in each of its `nexthops`.
+/// `type Route`. Exactly one of `label`, `prefix` and `attachment` is given; a route for a label with neither `out` nor
+/// `action` pops. What it does is in its own fields, or in each of its `nexthops`.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Route {
@@ -19,6 +20,9 @@ pub struct Route {
     pub label: Option<u32>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prefix: Option<IpNet>,
+    /// The port whose frames all go into a pseudowire.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attachment: Option<PortName>,
     /// For a prefix: the routing table that it belongs to; without one, it is for all tables.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub table: Option<u32>,
@@ -47,6 +51,9 @@ pub struct Route {
     /// For `pass`: why frames are left to the kernel.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<Box<str>>,
+    /// For `attachment` and `xconnect`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pseudowire: Option<GivenPseudowire>,
 }
 
 impl Route {
@@ -54,6 +61,7 @@ impl Route {
         Key {
             label: self.label,
             prefix: self.prefix,
+            attachment: self.attachment,
             table: self.table,
         }
     }
@@ -113,6 +121,7 @@ pub enum RouteAction {
     Local,
     LocalPass,
     VrfPass,
+    Xconnect,
     Push,
     Pass,
 }
@@ -134,7 +143,7 @@ pub enum ViaFamily {
     Link,
 }
 
-/// `type RouteKey`: a label, or a prefix with or without a table.
+/// `type RouteKey`: a label, or a prefix with or without a table, or the port of an attachment circuit.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Key {
@@ -142,6 +151,8 @@ pub struct Key {
     pub label: Option<u32>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prefix: Option<IpNet>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attachment: Option<PortName>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub table: Option<u32>,
 }
@@ -162,9 +173,13 @@ impl From<RouteKey> for Key {
                 ..Self::default()
             },
             RouteKey::Prefix(Fec { prefix, table }) => Self {
-                label: None,
                 prefix: Some(prefix),
                 table: table.map(|table| table.0),
+                ..Self::default()
+            },
+            RouteKey::Attachment(port) => Self {
+                attachment: Some(port),
+                ..Self::default()
             },
         }
     }
@@ -241,6 +256,7 @@ fn fields(action: &Action) -> (RouteAction, Option<Vec<u32>>, Option<u8>) {
         Action::Local => (RouteAction::Local, None, None),
         Action::LocalPass => (RouteAction::LocalPass, None, None),
         Action::VrfPass(_) => (RouteAction::VrfPass, None, None),
+        Action::CrossConnect(_) => (RouteAction::Xconnect, None, None),
         Action::Pass(_) => (RouteAction::Pass, None, None),
         Action::Push { labels, ttl } => (RouteAction::Push, values(labels), ttl.map(|ttl| ttl.get())),
     }
@@ -248,7 +264,12 @@ fn fields(action: &Action) -> (RouteAction, Option<Vec<u32>>, Option<u8>) {
 
 impl From<&route::Route> for Route {
     fn from(route: &route::Route) -> Self {
-        let Key { label, prefix, table } = route.key().into();
+        let Key {
+            label,
+            prefix,
+            attachment,
+            table,
+        } = route.key().into();
         let ttl_propagate = match route.ttl_propagate() {
             TtlPropagate::Default => None,
             TtlPropagate::Enabled => Some(true),
@@ -261,6 +282,7 @@ impl From<&route::Route> for Route {
         Self {
             label,
             prefix,
+            attachment,
             table,
             action: by_itself.action,
             out: by_itself.out,
@@ -273,6 +295,7 @@ impl From<&route::Route> for Route {
             protocol: Some(route.attributes().protocol),
             metric: Some(route.attributes().metric).filter(|&metric| metric != 0),
             reason: route.pass_reason().map(|reason| reason.as_str().into()),
+            pseudowire: route.pseudowire().map(GivenPseudowire::from),
         }
     }
 }
@@ -280,10 +303,16 @@ impl From<&route::Route> for Route {
 /// Only the fields that it has.
 impl From<&route::Description> for Route {
     fn from(described: &route::Description) -> Self {
-        let Key { label, prefix, table } = described.key.into();
+        let Key {
+            label,
+            prefix,
+            attachment,
+            table,
+        } = described.key.into();
         Self {
             label,
             prefix,
+            attachment,
             table,
             protocol: described.protocol(),
             metric: described.metric(),
@@ -302,6 +331,7 @@ impl From<&route::Path> for Path {
             via: path.next_hop.as_ref().map(|next_hop| next_hop.via.into()),
             dev: match &path.action {
                 Action::VrfPass(name) => Some(name.clone()),
+                Action::CrossConnect(port) => Some(port.as_str().into()),
                 _ => path.next_hop.as_ref().and_then(|next_hop| next_hop.dev.clone()),
             },
             backup: path.backup.as_ref().map(Backup::from),

@@ -64,8 +64,11 @@ impl Saved {
             Record::Delete(source, key) => drop(self.routes[source as usize].remove(&key)),
             Record::Rename(names) => {
                 let names = names.into_iter().collect();
-                let routes = self.routes.iter_mut().flat_map(BTreeMap::values_mut);
-                routes.for_each(|route| route.rename_devices(&names));
+                for routes in &mut self.routes {
+                    routes.values_mut().for_each(|route| route.rename_devices(&names));
+                    let attachments = routes.split_off(&RouteKey::FIRST_ATTACHMENT).into_values();
+                    routes.extend(attachments.map(|route| (route.key(), route)));
+                }
                 let ports = std::mem::take(&mut self.ports).into_values();
                 let ports = ports.map(|mut port| {
                     if let Some(new) = names.get(port.name.as_str()) {

@@ -1,5 +1,6 @@
 //! Requests to cross-connect ports.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::{Call, Switch};
@@ -116,14 +117,21 @@ impl<T: Tables> Switch<T> {
 
     /// How many next hops have answered, or should answer, at a port.
     fn next_hops_through(&self, port: &Port) -> usize {
-        let mut count = 0;
+        let counts = self.next_hops_by_interface();
+        counts.get(&port.ifindex()).copied().unwrap_or_default()
+    }
+
+    /// The same for all interfaces that have any.
+    pub(super) fn next_hops_by_interface(&self) -> BTreeMap<u32, usize> {
+        let mut counts = BTreeMap::new();
         let mut after = None;
         while let Some((id, next_hop, state)) = self.resolver.next_hop_after(after) {
-            let ifindex = state.and_then(|state| state.ifindex());
-            count += usize::from(next_hop.via.address().is_some() && ifindex == Some(port.ifindex()));
+            if let (Some(_), Some(ifindex)) = (next_hop.via.address(), state.and_then(|state| state.ifindex())) {
+                *counts.entry(ifindex).or_default() += 1;
+            }
             after = Some(id);
         }
-        count
+        counts
     }
 }
 

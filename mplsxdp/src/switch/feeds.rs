@@ -537,7 +537,7 @@ impl<T: Tables> Switch<T> {
                 (_, Some(key)) if source == Source::Fpm => vec![key],
                 (_, Some(_)) => Vec::new(),
                 (RouteKey::Prefix(fec), None) => tables.iter().map(|&table| Key::Prefix(table, fec.prefix)).collect(),
-                (RouteKey::Label(_), None) => Vec::new(),
+                (RouteKey::Label(_) | RouteKey::Attachment(_), None) => Vec::new(),
             };
             feeds
                 .iter_mut()
@@ -649,5 +649,6 @@ pub(super) fn key_of(key: RouteKey) -> Option<Key> {
     match key {
         RouteKey::Label(label) => Some(Key::Label(label)),
         RouteKey::Prefix(Fec { prefix, table }) => table.map(|RoutingTable(table)| Key::Prefix(table, prefix)),
+        RouteKey::Attachment(_) => None,
     }
 }

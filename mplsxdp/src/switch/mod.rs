@@ -20,6 +20,7 @@ mod load;
 mod next_hops;
 mod owners;
 mod ports;
+mod pseudowires;
 mod reachability;
 mod report;
 mod returning;
@@ -495,6 +496,7 @@ impl<T: Tables> Switch<T> {
 
     /// What may have to follow any change.
     fn follow_up(&mut self, now: Instant) {
+        self.follow_pseudowires();
         self.fit_local_mtu_to_labels();
         self.reclaim(now);
         self.watch_ftn(now);

@@ -123,7 +123,7 @@ impl Settling {
 
     /// Applies new interface names, by the old ones.
     pub fn rename_devices(&mut self, names: &HashMap<Arc<str>, Arc<str>>) {
-        self.planning.planned.rename_devices(names);
+        self.planning.rename_devices(names);
     }
 }
 
@@ -205,6 +205,7 @@ impl<T: Tables> Switch<T> {
                 next_hop: None,
                 paths: None,
                 passes: None,
+                problem: None,
                 counter: None,
             })
             .collect()

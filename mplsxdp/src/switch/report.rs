@@ -76,6 +76,8 @@ impl<T: Tables> Switch<T> {
             map::STACKS => self.lfib.stacks_in_use(),
             map::GROUPS => self.lfib.groups_in_use(),
             map::BACKUPS => self.lfib.backups_in_use(),
+            map::PSEUDOWIRES => self.lfib.pseudowires_in_use()[0],
+            map::ATTACHMENTS => self.lfib.pseudowires_in_use()[1],
             map::FTN => self.lfib.ftn_entries().v4 + self.lfib.ftn_entries().v6,
             map::PORTS | map::TX_PORTS => self.ports.len(),
             map::LABEL_RANGES => self.ports.iter().map(|port| port.label_ranges()).sum(),
@@ -246,9 +248,7 @@ impl<T: Tables> Switch<T> {
                 ..path.clone()
             }
         });
-        let with_devices = Route::with_paths(route.key(), paths.collect(), route.ttl_propagate());
-        let with_devices = with_devices.and_then(|found| found.with_attributes(route.attributes()));
-        with_devices.unwrap_or(route)
+        route.with_other_paths(paths.collect()).unwrap_or(route)
     }
 
     /// Routes as clients see them; with their `buckets` if they have several next hops.
@@ -284,6 +284,7 @@ impl<T: Tables> Switch<T> {
                     next_hop,
                     paths,
                     passes: self.passes(&listed.route),
+                    problem: self.pseudowire_problem(&listed.route),
                     counter: None,
                 }
             })
@@ -575,7 +576,8 @@ fn chooses(filter: &api::RouteFilter, route: &Candidate<'_>) -> bool {
 
 /// Whether a path of the route leads where `filter` says; `is_one` are the next hops that it selects.
 fn leads(filter: &api::RouteFilter, route: &Candidate<'_>, is_one: impl Fn(NextHopId) -> bool) -> bool {
-    route.is_local() && is_of_local(filter) || route.leads_to(is_one)
+    let leaves = || filter.via.is_none() && filter.dev.as_ref().is_some_and(|dev| route.leaves_by(dev));
+    route.is_local() && is_of_local(filter) || leaves() || route.leads_to(is_one)
 }
 
 /// Whether `filter` selects routes to this machine.

@@ -77,7 +77,7 @@ enum Stage {
     Take(Ahead),
     /// Follow them, and ask the kernel.
     Follow(Ahead),
-    LookUp(Ahead, LookUps),
+    LookUp(Ahead, Box<LookUps>),
     /// Check that they lead out of ports, from this one on.
     CheckWays(Ahead, usize, HashMap<IpAddr, String>),
     Begin(Ahead),
@@ -92,7 +92,7 @@ enum Stage {
     /// Follow the next hops that came into use, and forget those that went out of use.
     FollowAll(Ahead, Result<Changes, NotChanged>),
     /// Name the waiting routes.
-    Survey(Ahead, Changes, Survey),
+    Survey(Ahead, Changes, Box<Survey>),
 }
 
 impl Stage {
@@ -317,13 +317,13 @@ impl<T: Tables> Switch<T> {
                 if !self.follow_some_next_hops(budget, now) {
                     return Next::Stage(Stage::Follow(ahead));
                 }
-                Stage::LookUp(ahead, LookUps::default())
+                Stage::LookUp(ahead, Box::default())
             }
             Stage::LookUp(ahead, mut look_ups) => {
                 let is_started = change.origin == Origin::Started;
                 match self.await_answers(&ahead, &mut look_ups, is_started, budget) {
                     false => Stage::LookUp(ahead, look_ups),
-                    true if is_started => Stage::Survey(ahead, Changes::default(), Survey::default()),
+                    true if is_started => Stage::Survey(ahead, Changes::default(), Box::default()),
                     true if change.waits() => Stage::Begin(ahead),
                     true => Stage::CheckWays(ahead, 0, look_ups.failed),
                 }
@@ -367,7 +367,7 @@ impl<T: Tables> Switch<T> {
                     }
                 }
             }
-            Stage::Make(ahead, planned) => match self.lfib.step(budget) {
+            Stage::Make(ahead, planned) => match self.step_lfib(budget) {
                 Progress::More => Stage::Make(ahead, planned),
                 Progress::Finished(finished) => {
                     self.effects.push_back(Effect::Drop(finished.remains));
@@ -415,7 +415,7 @@ impl<T: Tables> Switch<T> {
                 }
                 match result {
                     Ok(changes) if change.waits() && matches!(change.change, Change::Install { .. }) => {
-                        Stage::Survey(ahead, changes, Survey::default())
+                        Stage::Survey(ahead, changes, Box::default())
                     }
                     Err(NotChanged::Change(error)) => return Self::refused(change, error),
                     result => return Next::done(ahead, result),
@@ -423,11 +423,18 @@ impl<T: Tables> Switch<T> {
             }
             Stage::Survey(ahead, changes, mut survey) => {
                 match self.survey_step(&mut survey, &change.routes(), budget) {
-                    true => return Next::surveyed(ahead, changes, survey),
+                    true => return Next::surveyed(ahead, changes, *survey),
                     false => Stage::Survey(ahead, changes, survey),
                 }
             }
         })
+    }
+
+    /// The LFIB goes on with a change, and the ports follow it before its old slots can become free.
+    fn step_lfib(&mut self, budget: &mut Budget<'_>) -> Progress {
+        let progress = self.lfib.step(budget);
+        self.follow_pseudowires();
+        progress
     }
 
     /// Begins a change in the LFIB. `planned` is the RIB's plan for when it is made.
@@ -466,6 +473,9 @@ impl<T: Tables> Switch<T> {
         waits: bool,
         budget: &mut Budget<'_>,
     ) -> Result<bool, Refusal> {
+        if !waits && sieve.at == 0 {
+            self.check_pseudowire_ends(ahead.search.ends())?;
+        }
         while let Some((index, next_hop, backup)) = ahead.search.found(sieve.at) {
             for next_hop in std::iter::once(next_hop).chain(backup) {
                 if self.lfib.next_hops().is_in_use(next_hop) || !sieve.seen.insert(next_hop.clone()) {
@@ -547,7 +557,7 @@ impl<T: Tables> Switch<T> {
                 }
             }
         }
-        let awaits_it = |change: &mut RouteChange| matches!(&change.stage, Stage::LookUp(_, LookUps { awaited, .. }) if *awaited == Some(address));
+        let awaits_it = |change: &mut RouteChange| matches!(&change.stage, Stage::LookUp(_, look_ups) if look_ups.awaited == Some(address));
         let before = self.changes.queue.len();
         self.changes
             .queue
@@ -700,7 +710,7 @@ impl Next {
 }
 
 /// The refusal of a change whose route with this index has a next hop that cannot be used.
-fn unreachable(index: usize, reason: String) -> Refusal {
+pub(super) fn unreachable(index: usize, reason: String) -> Refusal {
     Refusal::RouteRefused {
         index,
         parameter: None,

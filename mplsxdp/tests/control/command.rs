@@ -289,7 +289,7 @@ fn refusals_and_mistakes_have_their_reason_and_exit_code() {
             "route flush",
             2,
             "mplsxdp: `route flush` needs arguments, as with `ip`: `route flush all` deletes all routes; the selectors are \
-             `all`, LABEL, PREFIX, `root PREFIX`, `match PREFIX`, `table TABLE`, `vrf VRF`, `proto PROTO`, `via ADDRESS` and `dev IFACE`\n",
+             `all`, LABEL, PREFIX, `xconnect IFACE`, `root PREFIX`, `match PREFIX`, `table TABLE`, `vrf VRF`, `proto PROTO`, `via ADDRESS` and `dev IFACE`\n",
         ),
         ("r f", 2, "mplsxdp: `route flush` needs arguments, as with `ip`: "),
         (
@@ -342,7 +342,7 @@ fn refusals_and_mistakes_have_their_reason_and_exit_code() {
         (
             "route get",
             2,
-            "mplsxdp: `route get`: the line is incomplete: expected a label, such as 100, or a prefix, such as 10.4.4.0/24\n",
+            "mplsxdp: `route get`: the line is incomplete: expected a label, such as 100, a prefix, such as 10.4.4.0/24, or `xconnect IFACE`\n",
         ),
         ("-f mpls", 2, "mplsxdp: no command; `mplsxdp --help` lists them\n"),
         (

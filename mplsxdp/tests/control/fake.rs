@@ -388,7 +388,7 @@ fn chosen(filter: &RouteFilter, route: &Route) -> bool {
 
 fn length(key: &&RouteKey) -> (u8, bool) {
     match key {
-        RouteKey::Label(_) => (0, false),
+        RouteKey::Label(_) | RouteKey::Attachment(_) => (0, false),
         RouteKey::Prefix(fec) => (fec.prefix.prefix_len(), fec.table.is_some()),
     }
 }
@@ -502,6 +502,7 @@ fn installed(route: &Route, counters: bool) -> InstalledRoute {
         next_hop,
         paths,
         passes: None,
+        problem: None,
         counter: counters.then_some(Counter { packets: 5, bytes: 500 }),
     }
 }

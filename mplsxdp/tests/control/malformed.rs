@@ -33,6 +33,9 @@ fn calls() -> Vec<(&'static str, Value)> {
             { "out": [16], "ttl": 5, "via": via, "backup": { "out": [18], "ttl": 6, "via": via, "dev": "eth2" } },
             { "out": [17], "via": via }] },
         { "label": 102, "action": "pass", "reason": "a form that is not known" },
+        { "label": 103, "action": "xconnect", "dev": "eth3" },
+        { "attachment": "eth3", "out": [18], "via": via,
+          "pseudowire": { "control_word": true, "flow_label": true, "tagged": true, "vlan": 30 } },
     ]);
     let filter =
         json!({ "family": "mpls", "table": 7, "protocol": "bgp", "via": via, "dev": "eth1", "owner": "static" });
@@ -48,6 +51,7 @@ fn calls() -> Vec<(&'static str, Value)> {
     let keys = [
         ("label", json!(100)),
         ("prefix", json!("10.0.0.0/8")),
+        ("attachment", json!("eth3")),
         ("within", json!("10.0.0.0/8")),
         ("covering", json!("10.0.0.0/24")),
     ];
@@ -65,6 +69,7 @@ fn calls() -> Vec<(&'static str, Value)> {
         ("ListRoutes", list),
         ("GetRoute", json!({ "label": 100 })),
         ("GetRoute", json!({ "prefix": "10.0.0.0/8", "table": 7 })),
+        ("GetRoute", json!({ "attachment": "eth3" })),
         ("GetRoute", json!({ "address": "192.0.2.1" })),
         ("GetVrf", json!({ "name": "red" })),
         ("Begin", json!({ "replace_all": true, "owner": "static" })),

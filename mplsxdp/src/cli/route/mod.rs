@@ -7,7 +7,7 @@ use std::io::{self, IsTerminal};
 
 pub(super) use self::file::saved_routes;
 use self::file::{Restored, restore, save, warn_of_unreachable};
-pub(super) use self::show::desired;
+pub(super) use self::show::{JsonRoute, desired, lines as route_lines};
 use self::show::{get, show};
 use super::output::Output;
 use super::{Failure, Session, verb};
@@ -21,6 +21,8 @@ Verbs:
   route {add|replace|change} LABEL dev lo [pass]      pass: to the kernel, untouched, if no label is left
   route {add|replace|change} {LABEL|PREFIX} pass      left to the kernel, untouched
   route {add|replace|change} PREFIX encap mpls OUT[/OUT...] [ttl N] via {inet A|inet6 A|link MAC} [dev IFACE]
+  route {add|replace|change} LABEL xconnect IFACE [no-cw] [flow-label] [tagged|vlan N]
+                                  the frames of a pseudowire leave by this port; see `xconnect` for the other way
   ... PREFIX [table T|vrf VRF]     only for packets from ports in the VRF with this routing table; `main`: outside of VRFs
   ... via A [dev IFACE] backup [as OUT[/OUT...]|encap mpls OUT[/OUT...] [ttl N]] via {inet B|inet6 B|link MAC} [dev IFACE]
                                   B is used while A cannot be reached, with the same labels or with its own
@@ -33,7 +35,7 @@ Verbs:
   route flush SELECTOR            delete the selected routes
   route save > FILE               all routes, one per line
   route restore < FILE            make the routes equal to the file's, as a whole or not at all; --allow-empty: delete all
-Selectors; a route must match all of them: all, LABEL, PREFIX, root PREFIX (it and those inside it), match PREFIX (it and
+Selectors; a route must match all of them: all, LABEL, PREFIX, xconnect IFACE, root PREFIX (it and those inside it), match PREFIX (it and
 those that cover it), table T, vrf VRF, proto PROTO, via {inet A|inet6 A|link MAC}, dev IFACE";
 
 #[derive(Clone, Copy)]
@@ -70,7 +72,7 @@ const VERBS: &[(&str, Verb)] = &[
 ];
 
 /// The options of `route`.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Choices {
     pub allow_empty: bool,
     pub owner: Option<Source>,
@@ -195,7 +197,7 @@ pub(super) fn takes_next_hops(command: &str) -> bool {
     is_route
         && matches!(verb, Some(Verb::Add | Verb::Change | Verb::Replace))
         && words.next().is_some()
-        && !words.any(|word| matches!(word, "via" | "dev" | "oif" | "pass"))
+        && !words.any(|word| matches!(word, "via" | "dev" | "oif" | "pass" | "xconnect"))
 }
 
 /// The filter for an empty selection.

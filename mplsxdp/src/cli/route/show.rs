@@ -12,6 +12,7 @@ use crate::cli::link::next_hop;
 use crate::cli::{Failure, Session};
 use crate::control::api::{self, BucketRange, InstalledRoute, Lookup, NextHopState, Resolution, RouteFilter};
 use crate::control::client::Client;
+use crate::route::pseudowire::GivenPseudowire;
 use crate::route::{
     Action, Backup, Fec, NextHop, PassReason, Path, Route, RouteKey, RoutingTable, Source, protocols, tables,
 };
@@ -59,7 +60,7 @@ fn show_json<W: io::Write, F: serde_json::ser::Formatter>(
 
 /// A route as `ip -j` prints it.
 #[derive(Serialize)]
-struct JsonRoute {
+pub struct JsonRoute {
     dst: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     table: Option<String>,
@@ -70,6 +71,8 @@ struct JsonRoute {
     protocol: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     metric: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pseudowire: Option<GivenPseudowire>,
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<String>,
     owner: String,
@@ -96,6 +99,8 @@ struct JsonPath {
     dev: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     vrf: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    xconnect: Option<String>,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pass: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -131,7 +136,7 @@ struct JsonBackup {
 }
 
 impl JsonRoute {
-    fn new(installed: &InstalledRoute, counters: bool) -> Result<Self, Failure> {
+    pub fn new(installed: &InstalledRoute, counters: bool) -> Result<Self, Failure> {
         let route = desired(installed)?;
         let several = route.paths().len() > 1;
         let mut states = states(installed);
@@ -150,7 +155,10 @@ impl JsonRoute {
             true => (None, Some(paths.collect())),
         };
         let api::Route {
-            ttl_propagate, metric, ..
+            ttl_propagate,
+            metric,
+            pseudowire,
+            ..
         } = api::Route::from(&route);
         Ok(Self {
             dst: route.destination(),
@@ -159,10 +167,12 @@ impl JsonRoute {
             ttl_propagate,
             protocol: protocols::name(route.attributes().protocol),
             metric,
+            pseudowire,
             reason: route
                 .pass_reason()
                 .map(ToString::to_string)
-                .or(installed.passes.clone()),
+                .or(installed.passes.clone())
+                .or(installed.problem.clone()),
             owner: installed.owner.clone(),
             standby: installed.standby,
             nexthops,
@@ -179,18 +189,22 @@ impl JsonPath {
         } = path.into();
         let dev = match path.action {
             Action::Local | Action::LocalPass => Some("lo".into()),
-            Action::VrfPass(_) => None,
+            Action::VrfPass(_) | Action::CrossConnect(_) => None,
             _ => dev.as_deref().map(str::to_owned),
         };
         let backup_found = found.and_then(|found| found.backup.as_ref());
         Self {
-            encap: matches!(route.key(), RouteKey::Prefix(_)).then_some("mpls"),
+            encap: (!matches!(route.key(), RouteKey::Label(_))).then_some("mpls"),
             to: labels(&path.action),
             ttl,
             via,
             dev,
             vrf: match &path.action {
                 Action::VrfPass(name) => Some(name.to_string()),
+                _ => None,
+            },
+            xconnect: match &path.action {
+                Action::CrossConnect(port) => Some(port.to_string()),
                 _ => None,
             },
             pass: matches!(path.action, Action::LocalPass | Action::VrfPass(_) | Action::Pass(_)),
@@ -218,12 +232,17 @@ fn labels(action: &Action) -> Option<String> {
     match action {
         Action::Swap(labels) | Action::Push { labels, .. } => Some(labels.to_string()),
         Action::PenultimatePop => Some("implicit-null".into()),
-        Action::Pop | Action::Local | Action::LocalPass | Action::VrfPass(_) | Action::Pass(_) => None,
+        Action::Pop
+        | Action::Local
+        | Action::LocalPass
+        | Action::VrfPass(_)
+        | Action::CrossConnect(_)
+        | Action::Pass(_) => None,
     }
 }
 
 /// A route as `ip route` prints it, and as `route add` accepts it; several next hops on a line each.
-fn lines(installed: &InstalledRoute, counters: bool) -> Result<Vec<String>, Failure> {
+pub fn lines(installed: &InstalledRoute, counters: bool) -> Result<Vec<String>, Failure> {
     let route = desired(installed)?;
     let protocol = protocols::name(route.attributes().protocol);
     let table = route.key().table().map(tables::name);
@@ -255,6 +274,7 @@ fn lines(installed: &InstalledRoute, counters: bool) -> Result<Vec<String>, Fail
         .pass_reason()
         .map(PassReason::as_str)
         .or(installed.passes.as_deref())
+        .or(installed.problem.as_deref())
     {
         line.push_str(&format!("  # {reason}"));
     }
@@ -291,7 +311,9 @@ fn brief(installed: &InstalledRoute, counters: bool) -> Result<Vec<String>, Fail
         let out = match &path.action {
             Action::Swap(labels) | Action::Push { labels, .. } => labels.to_string(),
             Action::PenultimatePop => "implicit-null".to_owned(),
-            Action::Pop | Action::Local | Action::LocalPass | Action::VrfPass(_) => "pop".to_owned(),
+            Action::Pop | Action::Local | Action::LocalPass | Action::VrfPass(_) | Action::CrossConnect(_) => {
+                "pop".to_owned()
+            }
             Action::Pass(_) => "pass".to_owned(),
         };
         let found = states.next().map(|(found, _)| found);
@@ -301,12 +323,14 @@ fn brief(installed: &InstalledRoute, counters: bool) -> Result<Vec<String>, Fail
         let dev = match &path.action {
             Action::Local | Action::LocalPass => "lo",
             Action::VrfPass(name) => name,
+            Action::CrossConnect(port) => port.as_str(),
             _ => found.and_then(|found| found.dev.as_deref()).unwrap_or("-"),
         };
         let state = match installed.standby {
             true => "standby".to_owned(),
             false if matches!(path.action, Action::LocalPass) || installed.passes.is_some() => "pass".to_owned(),
             false if matches!(path.action, Action::VrfPass(_)) => "vrf".to_owned(),
+            false if matches!(path.action, Action::CrossConnect(_)) => "xconnect".to_owned(),
             false => found.map_or_else(|| "-".to_owned(), |found| found.state.to_string()),
         };
         let counter = if index == 0 { counter.as_str() } else { "" };
@@ -374,8 +398,7 @@ pub(in crate::cli) fn desired(installed: &InstalledRoute) -> Result<Route, Failu
 /// The route with the interfaces that were found for it; its paths keep their order.
 fn with_dev_found(installed: &InstalledRoute) -> Result<Route, Failure> {
     let route = desired(installed)?;
-    let found = Route::with_paths(route.key(), found_paths(&route, installed), route.ttl_propagate());
-    let found = found.and_then(|found| found.with_attributes(route.attributes()));
+    let found = route.with_other_paths(found_paths(&route, installed));
     Ok(found.unwrap_or(route))
 }
 
@@ -402,7 +425,7 @@ fn found_paths(route: &Route, installed: &InstalledRoute) -> Vec<Path> {
         }
     });
     let paths: Vec<Path> = paths.collect();
-    let is_valid = |paths| Route::with_paths(route.key(), paths, route.ttl_propagate()).is_ok();
+    let is_valid = |paths| route.with_other_paths(paths).is_ok();
     if paths.len() == 1 || is_valid(paths.clone()) {
         paths
     } else {

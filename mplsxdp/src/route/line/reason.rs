@@ -45,6 +45,8 @@ pub enum Words {
     NotAWeight(Box<str>),
     #[error("`{0}` is not a TTL: it is 1 to 255")]
     NotATtl(Box<str>),
+    #[error("`{0}` is not a VLAN: it is 0 to 4094")]
+    NotAVlan(Box<str>),
     #[error(
         "`{0}` is not a routing table: it is a number, 1 to {max}, `main`, or a name of /etc/iproute2/rt_tables",
         max = u32::MAX
@@ -57,7 +59,7 @@ pub enum Words {
 
     #[error("`encap {0}` is not supported, only `encap mpls`")]
     Encap(Box<str>),
-    #[error("`as` and `encap` exclude each other: `as` is for a label, `encap` for a prefix")]
+    #[error("`as` and `encap` exclude each other: `as` is for a label, `encap` for a prefix or `xconnect IFACE`")]
     AsAndEncap,
     #[error("`{0}`: `ttl-propagate` is `enabled` or `disabled`")]
     TtlPropagate(Box<str>),
@@ -92,16 +94,16 @@ pub enum Words {
     OwnPackets(Box<str>),
     #[error(
         "`{0}` is not known; a route has `as`, `via`, `dev`, `encap`, `pass`, `ttl`, `ttl-propagate`, `backup`, `nexthop`, \
-         `table`, `vrf`, `proto` and `metric`"
+         `table`, `vrf`, `proto` and `metric`, and a pseudowire has `xconnect`, `cw`, `no-cw`, `flow-label`, `tagged` and `vlan`"
     )]
     Unknown(Box<str>),
 
-    #[error("`{0}` is not expected here: give only the label or prefix, and its `table` or `vrf`")]
+    #[error("`{0}` is not expected here: give only the label, `xconnect IFACE` or prefix, and its `table` or `vrf`")]
     KeyOnly(Box<str>),
     #[error("`{0}` is not a selector; {SELECTORS}")]
     NotASelector(Box<str>),
     #[error("`{word}` after `{first}`: only one label, prefix or `all` is expected")]
     SecondKey { word: Box<str>, first: Box<str> },
-    #[error("`{keyword}` takes a prefix, such as 10.0.0.0/8; `{word}` is a label")]
-    LabelForPrefix { keyword: Box<str>, word: Box<str> },
+    #[error("`{keyword}` takes a prefix, such as 10.0.0.0/8; `{word}` is not one")]
+    KeyForPrefix { keyword: Box<str>, word: Box<str> },
 }

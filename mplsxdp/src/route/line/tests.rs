@@ -58,6 +58,23 @@ fn good_lines() {
             "100 pass proto ldp packets 5 bytes 500  #  20 labels:\tmore than 16 ",
             "100 pass proto ldp # 20 labels: more than 16",
         ),
+        ("500 xconnect eth2", "500 xconnect eth2"),
+        (
+            "500 xconnect eth2.30 flow-label tagged no-cw proto ldp",
+            "500 xconnect eth2.30 tagged no-cw flow-label proto ldp",
+        ),
+        (
+            "500 xconnect eth2 cw tagged vlan 0x1e packets 1 bytes 60",
+            "500 xconnect eth2 vlan 30",
+        ),
+        (
+            "xconnect eth2 encap mpls 100/500 via 192.0.2.1 dev eth1 vlan 0",
+            "xconnect eth2 vlan 0 encap mpls 100/500 via inet 192.0.2.1 dev eth1",
+        ),
+        (
+            "xconnect eth2 no-cw nexthop via 192.0.2.2 encap mpls 500 nexthop encap mpls 500 via 192.0.2.1",
+            "xconnect eth2 no-cw nexthop encap mpls 500 via inet 192.0.2.1 weight 1 nexthop encap mpls 500 via inet 192.0.2.2 weight 1",
+        ),
         ("100 pass #", "100 pass"),
         ("100 pass ##1 # 2", "100 pass # 1 # 2"),
         (
@@ -218,17 +235,17 @@ fn bad_lines() {
         (
             "",
             "",
-            "the line is incomplete: expected a label, such as 100, or a prefix, such as 10.4.4.0/24",
+            "the line is incomplete: expected a label, such as 100, a prefix, such as 10.4.4.0/24, or `xconnect IFACE`",
         ),
         (
             "foo",
             "foo",
-            "`foo` is not a label, such as 100, or a prefix, such as 10.4.4.0/24",
+            "`foo` is not a label, such as 100, a prefix, such as 10.4.4.0/24, or `xconnect IFACE`",
         ),
         (
             "-1 via inet 192.0.2.1",
             "-1",
-            "`-1` is not a label, such as 100, or a prefix, such as 10.4.4.0/24",
+            "`-1` is not a label, such as 100, a prefix, such as 10.4.4.0/24, or `xconnect IFACE`",
         ),
         (
             "1048576 via inet 192.0.2.1",
@@ -254,6 +271,60 @@ fn bad_lines() {
             "100 as",
             "",
             "the line is incomplete: expected outgoing labels after `as`, such as 110 or 200/300",
+        ),
+        (
+            "500 xconnect",
+            "",
+            "the line is incomplete: expected the name of a port after `xconnect`",
+        ),
+        (
+            "500 xconnect a/b",
+            "a/b",
+            "`a/b` is not the name of an interface: 1 to 15 bytes without `/`, `:` and spaces",
+        ),
+        (
+            "500 xconnect eth2 via inet 192.0.2.1",
+            "via inet 192.0.2.1",
+            "`xconnect PORT` sends the frames of a pseudowire out of a port; it takes no `via`, `backup`, `as` or `encap`, \
+             and no `dev`",
+        ),
+        (
+            "500 xconnect eth2 vlan 4095",
+            "vlan 4095",
+            "`4095` is not a VLAN: it is 0 to 4094",
+        ),
+        ("500 xconnect eth2 vlan x", "x", "`x` is not a VLAN: it is 0 to 4094"),
+        ("500 xconnect eth2 cw no-cw", "no-cw", "`no-cw` is given twice"),
+        (
+            "500 xconnect eth2 ttl-propagate enabled",
+            "ttl-propagate enabled",
+            "`ttl-propagate` is not for pseudowires: the frames in there have no TTL",
+        ),
+        (
+            "500 as 600 via inet 192.0.2.1 flow-label",
+            "flow-label",
+            "`cw`, `no-cw`, `flow-label`, `tagged` and `vlan` are for pseudowires: `LABEL xconnect PORT` or `xconnect PORT \
+             encap mpls LABELS`",
+        ),
+        (
+            "10.0.0.0/8 xconnect eth2",
+            "xconnect eth2",
+            "`xconnect PORT` after a prefix: only a label can be a pseudowire's",
+        ),
+        (
+            "xconnect eth2 as 500 via inet 192.0.2.1",
+            "as 500",
+            "frames of eth2 get labels: `xconnect eth2 encap mpls LABEL via ...`",
+        ),
+        (
+            "xconnect eth2 encap mpls 100/0 via inet 192.0.2.1",
+            "encap mpls 100/0",
+            "label 0 is special-purpose; the last label is the pseudowire's, 16 or more",
+        ),
+        (
+            "xconnect eth2 table 10 encap mpls 500 via inet 192.0.2.1",
+            "table 10",
+            "`table` is for a prefix, not for the frames of a port",
         ),
         (
             "100 as foo via inet 192.0.2.1",
@@ -407,7 +478,7 @@ fn bad_lines() {
         (
             "10.0.0.0/33 encap mpls 100",
             "10.0.0.0/33",
-            "`10.0.0.0/33` is not a label, such as 100, or a prefix, such as 10.4.4.0/24",
+            "`10.0.0.0/33` is not a label, such as 100, a prefix, such as 10.4.4.0/24, or `xconnect IFACE`",
         ),
         (
             "127.0.0.0/8 encap mpls 100 via inet 192.0.2.1",
@@ -560,7 +631,7 @@ fn bad_lines() {
             "100 as 110 via inet 192.0.2.1 mut 1500",
             "mut",
             "`mut` is not known; a route has `as`, `via`, `dev`, `encap`, `pass`, `ttl`, `ttl-propagate`, `backup`, `nexthop`, \
-             `table`, `vrf`, `proto` and `metric`",
+             `table`, `vrf`, `proto` and `metric`, and a pseudowire has `xconnect`, `cw`, `no-cw`, `flow-label`, `tagged` and `vlan`",
         ),
         (
             "100 as 110 via inet 192.0.2.1 table 10",
@@ -590,7 +661,7 @@ fn bad_lines() {
         (
             "blackhole 10.0.0.0/8",
             "blackhole",
-            "`blackhole` routes are not supported; a label, such as 100, or a prefix, such as 10.4.4.0/24 is expected",
+            "`blackhole` routes are not supported; a label, such as 100, a prefix, such as 10.4.4.0/24, or `xconnect IFACE` is expected",
         ),
     ] {
         let error = route(line, Family::Any).unwrap_err();
@@ -627,7 +698,10 @@ fn keys() {
     );
     assert_eq!(
         key("100 via", Family::Any).map_err(|error| error.to_string()),
-        Err("`via` is not expected here: give only the label or prefix, and its `table` or `vrf`".into())
+        Err(
+            "`via` is not expected here: give only the label, `xconnect IFACE` or prefix, and its `table` or `vrf`"
+                .into()
+        )
     );
     for (line, means) in [
         ("10/8 table 0x3e8", Ok("10.0.0.0/8 table 1000")),
@@ -817,7 +891,7 @@ fn selections() {
         (
             "root 100",
             "100",
-            "`root` takes a prefix, such as 10.0.0.0/8; `100` is a label",
+            "`root` takes a prefix, such as 10.0.0.0/8; `100` is not one",
         ),
         (
             "proto bgpp",
@@ -835,7 +909,7 @@ fn selections() {
         (
             "scope link",
             "scope",
-            "`scope` is not a selector; the selectors are `all`, LABEL, PREFIX, `root PREFIX`, `match PREFIX`, \
+            "`scope` is not a selector; the selectors are `all`, LABEL, PREFIX, `xconnect IFACE`, `root PREFIX`, `match PREFIX`, \
              `table TABLE`, `vrf VRF`, `proto PROTO`, `via ADDRESS` and `dev IFACE`",
         ),
     ] {

@@ -123,7 +123,7 @@ fn words_that_mean_something_else_than_a_route_here_has() {
         (
             "metric 3",
             "metric 3",
-            "`metric` is for a prefix; a label has one route, and nothing to prefer it to",
+            "`metric` is for a prefix; a label or port has one route, and nothing to prefer it to",
         ),
         (
             "metric 4294967296",
@@ -211,7 +211,7 @@ fn words_that_mean_something_else_than_a_route_here_has() {
         (
             "010.1/16 encap mpls 100 via 192.0.2.1",
             "010.1/16",
-            "`010.1/16` is not a label, such as 100, or a prefix, such as 10.4.4.0/24",
+            "`010.1/16` is not a label, such as 100, a prefix, such as 10.4.4.0/24, or `xconnect IFACE`",
         ),
         (
             "100 onlink nexthop via 192.0.2.1 nexthop via 192.0.2.2",

@@ -7,7 +7,9 @@ use mplsxdp_common::wire::Mac;
 use proptest::prelude::*;
 
 use super::*;
-use crate::route::{Action, Attributes, Backup, MAX_WEIGHT, NextHop, OutLabels, PassReason, Path};
+use crate::route::{
+    Action, Attributes, Backup, MAX_WEIGHT, NextHop, OutLabels, PassReason, Path, PortName, Pseudowire, ServiceTag,
+};
 
 fn label() -> impl Strategy<Value = Label> {
     (16..=Label::MAX.get()).prop_map(Label::from_low_bits)
@@ -30,8 +32,26 @@ fn label_action() -> impl Strategy<Value = Action> {
         Just(Action::Local),
         Just(Action::LocalPass),
         "[a-z][a-z0-9._-]{0,13}[a-z0-9]".prop_map(|name| Action::VrfPass(name.into())),
+        port().prop_map(Action::CrossConnect),
         pass()
     ]
+}
+
+fn port() -> impl Strategy<Value = PortName> {
+    "[a-z][a-z0-9_-]{0,13}[0-9](\\.[1-9][0-9]{0,3}){0,2}".prop_map(|name| PortName::new(&name).unwrap())
+}
+
+fn pseudowire() -> impl Strategy<Value = Pseudowire> {
+    let service_tag = prop_oneof![
+        Just(ServiceTag::Raw),
+        Just(ServiceTag::Tagged),
+        (0..4095_u16).prop_map(ServiceTag::Vlan)
+    ];
+    (any::<bool>(), any::<bool>(), service_tag).prop_map(|(control_word, flow_label, service_tag)| Pseudowire {
+        control_word,
+        flow_label,
+        service_tag,
+    })
 }
 
 fn pass() -> impl Strategy<Value = Action> {
@@ -69,8 +89,8 @@ fn paths(
     let backup = (next_hop(), prop::option::of(own)).prop_map(|(next_hop, action)| Backup { next_hop, action });
     let path = (action, next_hop(), prop::option::weighted(0.3, backup), 1..=MAX_WEIGHT);
     let path = path.prop_map(|(action, next_hop, backup, weight)| Path {
-        next_hop: (!action.stays_here()).then_some(next_hop),
-        backup: backup.filter(|_| !action.stays_here()),
+        next_hop: (!action.has_no_next_hop()).then_some(next_hop),
+        backup: backup.filter(|_| !action.has_no_next_hop()),
         action,
         weight,
     });
@@ -98,6 +118,7 @@ fn any_route() -> impl Strategy<Value = Route> {
             fec.prop_map(RouteKey::Prefix),
             paths(prop_oneof![4 => push(), 1 => pass()], push())
         ),
+        (port().prop_map(RouteKey::Attachment), paths(push(), push())),
     ];
     let propagate = prop_oneof![
         Just(TtlPropagate::Default),
@@ -105,16 +126,22 @@ fn any_route() -> impl Strategy<Value = Route> {
         Just(TtlPropagate::Disabled)
     ];
     let attributes = (any::<u8>(), prop_oneof![Just(0), any::<u32>()]);
-    (what, propagate, attributes).prop_filter_map("not a route", |((key, paths), propagate, (protocol, metric))| {
-        let attributes = Attributes {
-            protocol: Protocol(protocol),
-            metric: if matches!(key, RouteKey::Prefix(_)) { metric } else { 0 },
-        };
-        Route::with_paths(key, paths, propagate)
-            .ok()?
-            .with_attributes(attributes)
-            .ok()
-    })
+    let given = (what, propagate, attributes, pseudowire());
+    given.prop_filter_map(
+        "not a route",
+        |((key, paths), propagate, (protocol, metric), pseudowire)| {
+            let attributes = Attributes {
+                protocol: Protocol(protocol),
+                metric: if matches!(key, RouteKey::Prefix(_)) { metric } else { 0 },
+            };
+            let route = Route::with_paths(key, paths, propagate).ok()?;
+            let route = match route.pseudowire() {
+                Some(_) => route.with_pseudowire(pseudowire).ok()?,
+                None => route,
+            };
+            route.with_attributes(attributes).ok()
+        },
+    )
 }
 
 proptest! {

@@ -359,6 +359,7 @@ impl<T: Tables> Switch<T> {
         self.ports.retire(number);
         self.republish_next_hops();
         self.ports.remove(number, self.lfib.tables_mut());
+        self.feeds.interfaces_may_have_changed();
         self.effects.push_back(Effect::KeepPorts);
         self.follow_sub_interfaces(now);
     }

@@ -148,7 +148,18 @@ fn sync_source() -> SyncSource {
         ip_ttl_propagate: Some(false),
         default_ttl: Some(64),
         server: Some(fpm_server()),
+        vty: Some(frr_vty()),
         ..SyncSource::default()
+    }
+}
+
+fn frr_vty() -> FrrVty {
+    FrrVty {
+        socket: "/var/run/frr/zebra.vty".into(),
+        answered_seconds: Some(2.5),
+        took_seconds: Some(0.25),
+        failure: Some("there is no /var/run/frr/zebra.vty: zebra is not running".into()),
+        ..FrrVty::default()
     }
 }
 
@@ -268,6 +279,7 @@ fn installed_route() -> InstalledRoute {
         paths: Some(vec![path_state()]),
         passes: Some("no port is in VRF red".into()),
         problem: Some("eth2 is not a port".into()),
+        backups: Some("frr".into()),
         counter: Some(Counter::default()),
     }
 }
@@ -359,6 +371,7 @@ fn status() -> Status {
         preferences: Some([(Source::Fpm, 10)].into()),
         ip_ttl_propagate: Some(true),
         default_ttl: Some(255),
+        frr_stale_seconds: Some(120),
         state: Some(SavedState {
             directory: "/var/lib/mplsxdp/default".into(),
             snapshot_bytes: 100,
@@ -439,10 +452,17 @@ fn types() {
     agree_on_type(&mut seen, "UnreachableRoute", &unreachable());
     agree_on_type(&mut seen, "SyncSource", &sync_source());
     agree_on_type(&mut seen, "FpmServer", &fpm_server());
+    agree_on_type(&mut seen, "FrrVty", &frr_vty());
     agree_on_type(&mut seen, "SyncCheck", &sync_check());
     agree_on_type(&mut seen, "SyncDifference", &sync_difference());
-    use SyncState::{Lost, Synced, Syncing, Waiting};
-    agree_on_enum(&mut seen, "SyncState", &[Waiting, Syncing, Synced, Lost]);
+    let states = [
+        SyncState::Waiting,
+        SyncState::Syncing,
+        SyncState::Synced,
+        SyncState::Lost,
+        SyncState::Stale,
+    ];
+    agree_on_enum(&mut seen, "SyncState", &states);
     use SyncProblem::{Different, Missing, OnlyDaemon, OnlyKernel, Stale};
     let problems = [Stale, Missing, Different, OnlyKernel, OnlyDaemon];
     agree_on_enum(&mut seen, "SyncProblem", &problems);

@@ -25,6 +25,7 @@ pub mod tidy;
 pub mod transit;
 pub mod virtio;
 pub mod vm;
+pub mod vty;
 pub mod wait;
 pub mod zebra;
 

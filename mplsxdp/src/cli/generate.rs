@@ -24,7 +24,7 @@ const COMPLETIONS: [(Shell, &str); 3] = [
 /// Values of options that their types do not list: the command, the option and the values.
 const VALUES: [(&str, &str, &[&str]); 3] = [
     ("load", "checksum", &["finish", "trust"]),
-    ("load", "sync", &["kernel", "fpm"]),
+    ("load", "sync", &["kernel", "fpm", "frr"]),
     ("route", "owner", &["static", "fpm", "kernel"]),
 ];
 
@@ -242,7 +242,7 @@ mod tests {
             ("mplsxdp route --owner ", &["static", "fpm", "kernel"]),
             ("mplsxdp route show --owner k", &["kernel"]),
             ("mplsxdp sync check --re", &["--repair"]),
-            ("mplsxdp load --sync ", &["kernel", "fpm"]),
+            ("mplsxdp load --sync ", &["kernel", "fpm", "frr"]),
             ("mplsxdp load --mode ", &["native", "generic"]),
             ("mplsxdp load --checksum t", &["trust"]),
             ("mplsxdp load --punt", &["--punt-rate"]),

@@ -52,6 +52,7 @@ fn lines(status: &Status) -> Vec<String> {
         preferences,
         ip_ttl_propagate,
         default_ttl,
+        frr_stale_seconds,
         state,
         ..
     } = status;
@@ -92,6 +93,12 @@ fn lines(status: &Status) -> Vec<String> {
         ranked.sort();
         let ranked = ranked.iter().map(|(number, source)| format!(" {source}={number}"));
         lines.push(format!("    prefer{}", ranked.collect::<String>()));
+    }
+    if let Some(seconds) = frr_stale_seconds {
+        lines.push(format!(
+            "    frr stale: no answer for {}; its backups stay: `sync show`",
+            ago(*seconds as f64)
+        ));
     }
     let netns = netns.as_ref().map(|name| format!("netns {name}"));
     let config = config_file.as_ref().map(|file| format!("config {file}"));

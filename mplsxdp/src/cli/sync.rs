@@ -3,7 +3,7 @@
 use super::output::Output;
 use super::status::ago;
 use super::{Failure, Session, verb};
-use crate::control::api::{FpmServer, SyncCheck, SyncDifference, SyncSource};
+use crate::control::api::{FpmServer, FrrVty, SyncCheck, SyncDifference, SyncSource};
 
 pub const HELP: &str = "Verbs:
   sync show              The sources of routes that the instance follows (`load --sync`), and how far it is.
@@ -62,9 +62,17 @@ fn show(session: &mut Session) -> Result<(), Failure> {
             ip_ttl_propagate,
             default_ttl,
             server,
+            vty,
         } = source;
         let peer = peer.map(|peer| format!(" peer {peer}")).unwrap_or_default();
         out.line(&format!("{source}: {}{peer}", state.name()))?;
+        if let Some(vty) = vty {
+            out.line(&format!(
+                "    labels {labels} prefixes {prefixes} with backups, refused {refused}"
+            ))?;
+            out.lines(&lines_of_vty(&vty))?;
+            continue;
+        }
         out.line(&format!(
             "    labels {labels} prefixes {prefixes} nexthop-objects {nexthop_objects} pending {pending} refused {refused}"
         ))?;
@@ -120,6 +128,27 @@ fn lines_of(server: &FpmServer) -> [String; 4] {
             "        ignored {ignored} unreadable {unreadable} framing-lost {framing_lost} coalesced {coalesced} queued {queued}"
         ),
     ]
+}
+
+fn lines_of_vty(vty: &FrrVty) -> Vec<String> {
+    let FrrVty {
+        socket,
+        answers,
+        failures,
+        answered_seconds,
+        took_seconds,
+        bytes,
+        failure,
+    } = vty;
+    let mut lines = vec![format!("    socket {socket}: answers {answers} failures {failures}")];
+    if let Some((seconds, took)) = answered_seconds.zip(*took_seconds) {
+        lines.push(format!(
+            "        last answer {} ago, {bytes} bytes in {took:.3} s",
+            ago(seconds)
+        ));
+    }
+    lines.extend(failure.iter().map(|failure| format!("        {failure}")));
+    lines
 }
 
 fn check(repair: bool, session: &mut Session) -> Result<(), Failure> {

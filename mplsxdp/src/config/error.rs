@@ -105,6 +105,8 @@ pub enum Reason {
     SourceTwice(&'static str),
     #[error("it needs `sync`, which names the source of the routes")]
     TableWithoutSource,
+    #[error("`frr` gives backups to the routes of other sources: add `--sync kernel` or `--sync fpm`")]
+    BackupsWithoutRoutes,
     #[error(
         "`icmp-source` is {0}; it must be a routable unicast address of this machine, such as 192.0.2.1 or 2001:db8::1"
     )]

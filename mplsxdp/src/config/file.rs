@@ -289,9 +289,10 @@ mod tests {
             backups = 400
             backup-hold = "2s"
             hash-seed = 4294967295
-            sync = ["kernel", "fpm:2621"]
+            sync = ["kernel", "fpm:2621", "frr=/run/frr"]
             sync-table = ["main", "1000", "red"]
             sync-quiet = "500ms"
+            sync-stale = "2m"
             ttl-propagate = "pipe"
             tunnel-ttl = 64
             tc-propagate = true
@@ -322,7 +323,7 @@ mod tests {
             checksum: None,
         };
         let file = parse("f.toml", text).unwrap();
-        assert_eq!(file.routes[1].place.to_string(), "f.toml:45:17");
+        assert_eq!(file.routes[1].place.to_string(), "f.toml:46:17");
         let config = file.clone().check().unwrap();
         assert_eq!(
             config.options,
@@ -353,9 +354,12 @@ mod tests {
                 backups: Number::new(400).unwrap(),
                 backup_hold: Some("2s".parse().unwrap()),
                 hash_seed: Number::new(u32::MAX.into()),
-                sync: vec!["kernel".parse().unwrap(), "fpm:127.0.0.1:2621".parse().unwrap()],
+                sync: ["kernel", "fpm:127.0.0.1:2621", "frr=/run/frr"]
+                    .map(|source| source.parse().unwrap())
+                    .to_vec(),
                 sync_table: ["main", "1000", "red"].map(|table| table.parse().unwrap()).to_vec(),
                 sync_quiet: "500ms".parse().unwrap(),
+                sync_stale: "2m".parse().unwrap(),
                 ttl_propagate: Some(TtlPropagation::Pipe),
                 tunnel_ttl: Number::new(64),
                 tc_propagate: true,
@@ -438,6 +442,10 @@ mod tests {
         assert_eq!(
             errors("sync = [\"fpm\"]", "--iface eth1 --sync fpm:1"),
             ["f.toml:1:9: `fpm` is given twice"]
+        );
+        assert_eq!(
+            errors("", "--iface eth1 --sync frr"),
+            ["--sync: `frr` gives backups to the routes of other sources: add `--sync kernel` or `--sync fpm`"]
         );
         assert_eq!(
             errors("", "--iface eth1 --sync-table red"),
@@ -538,7 +546,7 @@ instance = "../up"
                 "f.toml:5:8: `mode`: unknown variant `fast`, expected `native` or `generic`",
                 "f.toml:6:1: unknown key `mtu`; the keys are accept-labels, backup-hold, backups, checksum, counter-slots, dscp-map, fix-peers, groups, guard, hash-seed, hold, \
                  icmp-rate, icmp-source, icmp-source-rate, icmp-via, iface, instance, kernel-route, labels, local, \
-                 log-exceptions, mode, mpls-mtu, mpls-off, netns, no-readopt, persist, prefer, punt-rate, routes-file, stacks, sync, sync-quiet, sync-table, tc-map, tc-propagate, \
+                 log-exceptions, mode, mpls-mtu, mpls-off, netns, no-readopt, persist, prefer, punt-rate, routes-file, stacks, sync, sync-quiet, sync-stale, sync-table, tc-map, tc-propagate, \
                  ttl-propagate, tunnel-ttl, tx-only, unknown, verbose, wait, xconnect, routes",
                 "f.toml:7:16: `tc-propagate`: invalid type: integer `1`, expected a boolean",
                 "f.toml:8:9: `local`: expected a string, true or false",

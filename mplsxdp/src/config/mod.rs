@@ -430,6 +430,12 @@ impl Given {
                 self.refuse_option("sync", index, Reason::SourceTwice(source.name()));
             }
         }
+        let backups = self.options.sync.iter().position(|source| source.source().is_none());
+        if let Some(index) = backups
+            && self.options.sync.iter().all(|source| source.source().is_none())
+        {
+            self.refuse_option("sync", index, Reason::BackupsWithoutRoutes);
+        }
         if self.options.sync.is_empty() {
             if !self.options.sync_table.is_empty() {
                 self.refuse_option("sync-table", 0, Reason::TableWithoutSource);

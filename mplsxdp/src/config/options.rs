@@ -115,8 +115,8 @@ pub struct Options {
     /// The start value of the hash that spreads flows over next hops [default: random at each load].
     #[arg(long, value_name = "N")]
     pub hash_seed: Option<Number<u32, 0, { u32::MAX }>>,
-    /// Follow a source of routes: `kernel` (its MPLS routes) or `fpm[:ADDRESS][:PORT]` (FRR; 127.0.0.1:2620)
-    /// (repeatable).
+    /// Follow a source of routes: `kernel` (its MPLS routes) or `fpm[:ADDRESS][:PORT]` (FRR; 127.0.0.1:2620); or
+    /// `frr[=DIR]`, with one of these: the backups that FRR computes (/var/run/frr) (repeatable).
     #[arg(long, value_name = "SOURCE")]
     pub sync: Vec<SyncSource>,
     /// A routing table whose IP routes impose labels: a number, a VRF, or `main` (repeatable) [default: main].
@@ -125,6 +125,9 @@ pub struct Options {
     /// How long a connected routing daemon must be silent before the routes that it did not send again are deleted.
     #[arg(long, value_name = "TIME")]
     pub sync_quiet: Span,
+    /// How long the last answer of FRR is taken for fresh. Then its backups stay, and are reported as stale.
+    #[arg(long, value_name = "TIME")]
+    pub sync_stale: Span,
     /// How the TTL crosses a push or a pop [default: uniform; with --sync: linux, and as net.mpls.ip_ttl_propagate
     /// says].
     #[arg(long, value_name = "MODE")]
@@ -205,6 +208,7 @@ impl Default for Options {
             sync: Vec::new(),
             sync_table: Vec::new(),
             sync_quiet: Span::from_secs(2),
+            sync_stale: Span::from_secs(90),
             ttl_propagate: None,
             tunnel_ttl: None,
             tc_propagate: false,

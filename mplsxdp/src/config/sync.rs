@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -12,38 +13,55 @@ use crate::text::serde_as_text;
 /// The port that zebra's `fpm address` uses by default.
 const FPM_PORT: u16 = 2620;
 const FPM_ADDRESS: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+/// Where FRR's daemons have the sockets that vtysh uses.
+const FRR_DIRECTORY: &str = "/var/run/frr";
+/// The longest path of such a socket (`sun_path` without its NUL), less `/zebra.vty`.
+const FRR_DIRECTORY_BYTES: usize = 107 - "/zebra.vty".len();
 
-/// `kernel`, `fpm`, `fpm:ADDRESS`, `fpm:PORT` or `fpm:ADDRESS:PORT`; an IPv6 address with a port is in brackets.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+/// `kernel`, `fpm`, `fpm:ADDRESS`, `fpm:PORT` or `fpm:ADDRESS:PORT`; an IPv6 address with a port is in brackets. `frr` or
+/// `frr=DIR`.
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub enum SyncSource {
     /// The kernel's MPLS routes.
     Kernel,
     /// A server for FRR's `dplane_fpm_nl`.
     Fpm(SocketAddr),
+    /// Backups for the routes of the others, from the FRR whose daemons have their sockets in this directory.
+    Frr(PathBuf),
 }
 
 impl SyncSource {
     /// The word that the option's value begins with.
-    pub const fn name(self) -> &'static str {
+    pub const fn name(&self) -> &'static str {
         match self {
             Self::Kernel => "kernel",
             Self::Fpm(_) => "fpm",
+            Self::Frr(_) => "frr",
         }
     }
 
-    /// The owner of its routes.
-    pub const fn source(self) -> Source {
+    /// The owner of its routes; `None`: it has none of its own.
+    pub const fn source(&self) -> Option<Source> {
         match self {
-            Self::Kernel => Source::Kernel,
-            Self::Fpm(_) => Source::Fpm,
+            Self::Kernel => Some(Source::Kernel),
+            Self::Fpm(_) => Some(Source::Fpm),
+            Self::Frr(_) => None,
         }
     }
 
     /// Where a routing daemon connects to.
-    pub const fn fpm_address(self) -> Option<SocketAddr> {
+    pub const fn fpm_address(&self) -> Option<SocketAddr> {
         match self {
-            Self::Fpm(address) => Some(address),
-            Self::Kernel => None,
+            Self::Fpm(address) => Some(*address),
+            Self::Kernel | Self::Frr(_) => None,
+        }
+    }
+
+    /// Where FRR's daemons have their sockets.
+    pub fn frr_directory(&self) -> Option<&Path> {
+        match self {
+            Self::Frr(directory) => Some(directory),
+            Self::Kernel | Self::Fpm(_) => None,
         }
     }
 }
@@ -51,16 +69,32 @@ impl SyncSource {
 /// Why a text is not a [`SyncSource`].
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum InvalidSyncSource {
-    #[error("`{0}` is not a source of routes: it is `kernel` or `fpm[:ADDRESS][:PORT]`")]
+    #[error("`{0}` is not a source of routes: it is `kernel`, `fpm[:ADDRESS][:PORT]` or `frr[=DIR]`")]
     Unknown(Box<str>),
     #[error("`{0}` is not an address and a port, such as 127.0.0.1:2620 or [::1]:2620")]
     Address(Box<str>),
+    #[error(
+        "`{0}` is not the directory of FRR's sockets: it is an absolute path of at most {FRR_DIRECTORY_BYTES} bytes, such as \
+         {FRR_DIRECTORY}"
+    )]
+    Directory(Box<str>),
 }
 
 impl FromStr for SyncSource {
     type Err = InvalidSyncSource;
 
     fn from_str(text: &str) -> Result<Self, InvalidSyncSource> {
+        match text.split_once('=') {
+            None if text == "frr" => return Ok(Self::Frr(FRR_DIRECTORY.into())),
+            Some(("frr", directory)) => {
+                let is_one = directory.starts_with('/') && directory.len() <= FRR_DIRECTORY_BYTES;
+                return match is_one && !directory.contains('\0') {
+                    true => Ok(Self::Frr(directory.into())),
+                    false => Err(InvalidSyncSource::Directory(directory.into())),
+                };
+            }
+            _ => {}
+        }
         let address = match text.split_once(':') {
             None if text == "kernel" => return Ok(Self::Kernel),
             None if text == "fpm" => return Ok(Self::Fpm(SocketAddr::new(FPM_ADDRESS, FPM_PORT))),
@@ -88,6 +122,7 @@ impl fmt::Display for SyncSource {
         match self {
             Self::Kernel => f.write_str("kernel"),
             Self::Fpm(address) => write!(f, "fpm:{address}"),
+            Self::Frr(directory) => write!(f, "frr={}", directory.display()),
         }
     }
 }
@@ -197,6 +232,8 @@ mod tests {
             ("fpm:::1", "fpm:[::1]:2620"),
             ("fpm:[::1]", "fpm:[::1]:2620"),
             ("fpm:[::1]:2620", "fpm:[::1]:2620"),
+            ("frr", "frr=/var/run/frr"),
+            ("frr=/run/frr/PE 1", "frr=/run/frr/PE 1"),
         ] {
             let source: SyncSource = text.parse().unwrap();
             assert_eq!(source.to_string(), shown, "{text}");
@@ -204,7 +241,9 @@ mod tests {
         }
         for text in [
             "",
-            "frr",
+            "frr=",
+            "frr=run/frr",
+            "frr:/run/frr",
             "fpm:",
             "fpm:host:2620",
             "fpm:127.0.0.1:",
@@ -213,6 +252,8 @@ mod tests {
         ] {
             assert!(text.parse::<SyncSource>().is_err(), "{text}");
         }
+        let directory = |bytes: usize| format!("frr=/{}", "d".repeat(bytes - 1)).parse::<SyncSource>();
+        assert!(directory(FRR_DIRECTORY_BYTES).is_ok() && directory(FRR_DIRECTORY_BYTES + 1).is_err());
     }
 
     #[test]

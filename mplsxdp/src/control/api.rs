@@ -115,6 +115,9 @@ pub struct InstalledRoute {
     /// For a pseudowire: why the port cannot be its end; `None` if it can.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub problem: Option<String>,
+    /// The source of its backups, if that is not the owner: `frr`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backups: Option<String>,
     /// `None` if the route has no counter slot.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub counter: Option<Counter>,
@@ -461,6 +464,9 @@ pub struct Status {
     pub ip_ttl_propagate: Option<bool>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub default_ttl: Option<u8>,
+    /// How long FRR has not answered, if that is longer than `sync-stale`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub frr_stale_seconds: Option<u64>,
     /// What outlives the process; absent without `persist`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub state: Option<SavedState>,
@@ -1002,19 +1008,19 @@ pub struct SyncReply {
 /// `type SyncSource`: a source of routes that the instance follows.
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
 pub struct SyncSource {
-    /// `kernel` or `fpm`, which is also the owner of its routes.
+    /// `kernel` or `fpm`, which is also the owner of its routes; or `frr`, which has backups for their routes.
     pub source: String,
     pub state: SyncState,
     /// The address of the routing daemon that is connected, or was last.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub peer: Option<String>,
-    /// How many of each the source has.
+    /// How many of each the source has. Of `frr`: labels and prefixes with backups.
     pub labels: u64,
     pub prefixes: u64,
     pub nexthop_objects: u64,
     /// Routes that have not been processed yet.
     pub pending: u64,
-    /// Routes that did not fit into the tables and were left to the kernel.
+    /// Routes that did not fit into the tables and were left to the kernel. Of `frr`: those that got no backups.
     pub refused: u64,
     /// The time since the last audit ended, and how many differences it found.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -1030,6 +1036,27 @@ pub struct SyncSource {
     /// Of `fpm`: what has come over its connections.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub server: Option<FpmServer>,
+    /// Of `frr`: what zebra has answered.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vty: Option<FrrVty>,
+}
+
+/// `type FrrVty`: the socket over which zebra is asked for backups. It counts from the load on.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+pub struct FrrVty {
+    pub socket: String,
+    /// How often everything was asked and answered, and how often that failed.
+    pub answers: u64,
+    pub failures: u64,
+    /// The time since the last answer, how long that took, and its length.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub answered_seconds: Option<f64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub took_seconds: Option<f64>,
+    pub bytes: u64,
+    /// Why there was no answer, if the last attempt failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failure: Option<String>,
 }
 
 /// `type FpmServer`: the server that a routing daemon connects to. It counts from the load on, over all connections.
@@ -1077,6 +1104,8 @@ pub enum SyncState {
     Synced,
     /// The routing daemon is gone; its routes stay.
     Lost,
+    /// FRR has not answered for `sync-stale`; its backups stay.
+    Stale,
 }
 
 impl SyncState {
@@ -1086,6 +1115,7 @@ impl SyncState {
             Self::Syncing => "syncing",
             Self::Synced => "synced",
             Self::Lost => "lost",
+            Self::Stale => "stale",
         }
     }
 }

@@ -4,6 +4,7 @@
 mod audit;
 pub mod exceptions;
 pub mod fpm;
+mod frr;
 mod heap;
 mod raw_ip;
 mod reading;
@@ -61,11 +62,13 @@ use crate::route::Source;
 use crate::slowpath::xsk::{Patience, XskPort};
 use crate::slowpath::{Options, Rate};
 use crate::switch::{
-    Call, Effect, FeedEvent, Identity, Input, NotPutBack, PortEvent, ProgramIds, Situation, Switch, Token,
+    Call, Effect, FRR, FeedEvent, FrrAnswer, Identity, Input, NotPutBack, PortEvent, ProgramIds, Situation, Switch,
+    Token,
 };
 use crate::{control, ports, state};
 use exceptions::{Exceptions, View};
 use fpm::{Fpm, ListenError};
+use frr::Frr;
 use reading::Reading;
 pub use reading::Reread;
 use requests::Requests;
@@ -97,6 +100,11 @@ pub async fn run(config: Config, reread: Option<Reread>) -> anyhow::Result<End> 
     let instance = Instance::new(&config.instance)?;
     // This reads files, so it must be done before the socket exists.
     let groups = Groups::look_up();
+    if let Some(directory) = config.sync.iter().find_map(SyncSource::frr_directory)
+        && let Err(error) = privileges::join_groups(&frr::groups(directory))
+    {
+        warn!(%error, "cannot join the group of FRR's sockets");
+    }
     let (listener, _socket) = socket::bind(&instance, &groups)?;
     threads::go_first();
     // Before other threads start, which then have no more of them either. The one of the log has none.
@@ -397,6 +405,7 @@ enum Happened {
     /// A part of a snapshot is wanted.
     Snapshot(state::Request),
     Feed(FeedEvent),
+    Frr(FrrAnswer),
     TtlSettings(TtlDefaults),
 }
 
@@ -416,6 +425,7 @@ impl Happened {
             Self::GracePeriod => "a grace period",
             Self::Snapshot(_) => "a snapshot",
             Self::Feed(_) => "a routing daemon",
+            Self::Frr(_) => "backups of FRR",
             Self::TtlSettings(_) => "settings of the TTL",
         }
     }
@@ -457,6 +467,7 @@ struct Daemon {
     feature_changes: Option<FeatureChanges>,
     local_routes: Option<LocalRoutes>,
     fpm: Option<Fpm>,
+    frr: Option<Frr>,
     _lost_frames: Option<LostFrames>,
     counters: Arc<CounterReaders>,
     dropper: Dropper,
@@ -526,6 +537,9 @@ impl Daemon {
         };
         let now = Instant::now();
         let fpm = listen_for_fpm(&config)?;
+        let frr = config.sync.iter().find_map(SyncSource::frr_directory);
+        let frr = frr.map(|directory| Frr::start(directory, config.sync_stale.get()));
+        let frr = frr.transpose().context("cannot start the thread that asks FRR")?;
         let exceptions =
             Exceptions::new(slow_path_options(&config), injector).context("cannot open raw sockets for IP")?;
         let counters = Arc::new(tables.counter_readers()?);
@@ -550,6 +564,7 @@ impl Daemon {
             feature_changes: feature_changes.unwrap_or_default(),
             local_routes: None,
             fpm,
+            frr,
             _lost_frames: lost_frames.ok(),
             counters,
             dropper: Dropper::new()?,
@@ -584,6 +599,7 @@ impl Daemon {
             ttl_settings,
             feature_changes,
             fpm,
+            frr,
             saving,
             ..
         } = self;
@@ -612,6 +628,7 @@ impl Daemon {
             found = watch.findings(probes) => Happened::Interference(found),
             () = switch.tables().grace_period_ended() => Happened::GracePeriod,
             event = next_feed_event(fpm) => Happened::Feed(event),
+            answer = next_frr_answer(frr) => Happened::Frr(answer),
             Some(request) = next_request(saving) => Happened::Snapshot(request),
             ttl = next_ttl(ttl_settings) => Happened::TtlSettings(ttl),
         }
@@ -672,6 +689,7 @@ impl Daemon {
             Happened::GracePeriod => self.handle(Input::Tick),
             Happened::Snapshot(request) => self.handle(Input::SnapshotWanted(request)),
             Happened::TtlSettings(ttl) => self.switch.set_ttl_defaults(ttl),
+            Happened::Frr(answer) => self.handle(Input::Frr(answer)),
             Happened::Feed(event) => {
                 self.handle(Input::Feed(event));
                 // One step for each: it may go on for long.
@@ -962,6 +980,11 @@ impl Daemon {
                 Outcome::Input(Input::RoutesRead(result))
             }),
             Effect::Resync => self.netlink.resync(),
+            Effect::AskFrr => {
+                if let Some(frr) = &self.frr {
+                    frr.hint();
+                }
+            }
             Effect::Stop => {
                 self.stopping = true;
                 self.unloads = true;
@@ -977,6 +1000,16 @@ impl Daemon {
         if let (Ok(Reply::Sync(sources)), Some(fpm)) = (&mut result, &self.fpm) {
             let fed = sources.iter_mut().filter(|source| source.source == Source::Fpm.name());
             fed.for_each(|source| source.server = Some(fpm.status().into()));
+        }
+        match (&mut result, &self.frr) {
+            (Ok(Reply::Sync(sources)), Some(frr)) => {
+                for source in sources.iter_mut().filter(|source| source.source == FRR) {
+                    let (state, vty) = frr.status();
+                    (source.state, source.vty) = (state, Some(vty));
+                }
+            }
+            (Ok(Reply::Status(status)), Some(frr)) => status.frr_stale_seconds = frr.stale_seconds(),
+            _ => {}
         }
         if let (Ok(Reply::Status(status)), Some(saving)) = (&mut result, &self.saving) {
             status.state = Some(reports::state(saving.store.status()));
@@ -1320,6 +1353,14 @@ async fn next_request(saving: &mut Option<Saving>) -> Option<state::Request> {
 async fn next_feed_event(fpm: &Option<Fpm>) -> FeedEvent {
     match fpm {
         Some(fpm) => fpm.next().await,
+        None => pending().await,
+    }
+}
+
+/// Never returns if FRR is not asked.
+async fn next_frr_answer(frr: &mut Option<Frr>) -> FrrAnswer {
+    match frr {
+        Some(frr) => frr.next().await,
         None => pending().await,
     }
 }

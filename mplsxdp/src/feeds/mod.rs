@@ -1,7 +1,8 @@
 //! Sources of routes other than the control socket: each sends netlink messages, and a [`Mirror`] turns them into
-//! routes. Pure.
+//! routes. FRR is asked for backups of these routes. Pure.
 
 pub mod fpm;
+pub mod frr;
 pub mod mirror;
 mod translate;
 

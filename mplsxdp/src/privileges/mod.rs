@@ -3,10 +3,11 @@
 
 mod calls;
 
+use nix::unistd::{Gid, getgroups};
 use rustix::io;
 use rustix::thread::{
     CapabilitySet, CapabilitySets, capabilities, capability_is_in_bounding_set, clear_ambient_capability_set,
-    remove_capability_from_bounding_set, set_capabilities, set_no_new_privs,
+    remove_capability_from_bounding_set, set_capabilities, set_no_new_privs, set_thread_groups,
 };
 
 pub use calls::{NotRestricted, Start, restrict_calls};
@@ -55,6 +56,20 @@ pub fn keep_capabilities(kept: CapabilitySet) -> io::Result<()> {
         },
     )?;
     set_no_new_privs(true)
+}
+
+/// Joins these groups, for what only their members may do: the calling thread, and threads that it starts later. Those
+/// that it is in already, as after an upgrade, take no capability.
+pub fn join_groups(groups: &[Gid]) -> std::io::Result<()> {
+    let mut all = getgroups()?;
+    let new = groups.iter().filter(|group| !all.contains(group));
+    let new: Vec<Gid> = new.copied().collect();
+    if new.is_empty() {
+        return Ok(());
+    }
+    all.extend(new);
+    let all = all.iter().map(|group| rustix::thread::Gid::from_raw(group.as_raw()));
+    Ok(set_thread_groups(&all.collect::<Vec<_>>())?)
 }
 
 #[cfg(test)]

@@ -405,7 +405,7 @@ impl<'a, 'c> Parser<'a, 'c> {
             | "cache" => {
                 return Ok(());
             }
-            "owner" | "packets" | "bytes" | "uid" | "error" | "users" | "age" | "used" | "mark" => {
+            "owner" | "backups" | "packets" | "bytes" | "uid" | "error" | "users" | "age" | "used" | "mark" => {
                 return self.value(word, "a value").map(drop);
             }
             "expires" => match self.value(word, "a time")?.strip_suffix("sec") {

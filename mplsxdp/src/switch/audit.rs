@@ -333,7 +333,7 @@ impl<T: Tables> Switch<T> {
     }
 
     /// The route of a source for this key, installed or not.
-    fn own_route(&self, source: Source, key: RouteKey) -> Option<Route> {
+    pub(super) fn own_route(&self, source: Source, key: RouteKey) -> Option<Route> {
         let installed = self.lfib.owner(key).filter(|owner| owner.source() == source);
         if installed.is_some() {
             return self.lfib.get(key).map(|listed| listed.route);

@@ -12,6 +12,7 @@ use ipnet::IpNet;
 use tracing::{info, warn};
 
 use super::Switch;
+use super::frr::Frr;
 use super::inputs::Inputs;
 use super::routes::{NotChanged, RouteChange};
 use crate::config::{Options, SyncSource, SyncTable};
@@ -31,9 +32,9 @@ const BATCH: usize = 512;
 /// After a larger change by another owner, the routes of all keys are looked at again, not only those of its keys.
 const LOOKED_AT: usize = 1024;
 /// The time between two attempts to install routes that did not fit.
-const RETRY: Duration = Duration::from_secs(10);
+pub(super) const RETRY: Duration = Duration::from_secs(10);
 /// How many of them are retried at once.
-const RETRIED: usize = 64;
+pub(super) const RETRIED: usize = 64;
 
 /// An event of a routing daemon.
 #[derive(Clone, PartialEq, Debug)]
@@ -59,10 +60,11 @@ pub(super) struct Feeds {
     /// The same by number. A VRF's number is known once the VRF exists.
     tables: BTreeSet<u32>,
     /// The interfaces for which the routes were last worked out.
-    interfaces: HashMap<u32, Interface>,
+    pub(super) interfaces: HashMap<u32, Interface>,
     /// The interfaces may have changed since.
     interfaces_changed: bool,
     inputs: Inputs,
+    pub(super) frr: Frr,
     /// As the routes were last made by them.
     ttl: TtlDefaults,
     /// They are the kernel's; `None`: an option says otherwise, or nothing is followed.
@@ -117,34 +119,30 @@ impl Interfaces for HashMap<u32, Interface> {
 
 impl Feeds {
     pub fn new(sources: &[SyncSource], tables: &[SyncTable]) -> Self {
-        let feeds = sources.iter().map(|source| {
-            let source = match source {
-                SyncSource::Kernel => Source::Kernel,
-                SyncSource::Fpm(_) => Source::Fpm,
-            };
-            Feed {
-                source,
-                mirror: Mirror::new(source),
-                in_flight: Vec::new(),
-                is_busy: false,
-                refused: BTreeMap::new(),
-                retried: None,
-                retried_last: None,
-                one_by_one: 0,
-                stale: BTreeSet::new(),
-                sweeps_stale: false,
-                foreign: Vec::new(),
-                state: SyncState::default(),
-                peer: None,
-                audited: None,
-            }
+        let feeds = sources.iter().filter_map(SyncSource::source).map(|source| Feed {
+            source,
+            mirror: Mirror::new(source),
+            in_flight: Vec::new(),
+            is_busy: false,
+            refused: BTreeMap::new(),
+            retried: None,
+            retried_last: None,
+            one_by_one: 0,
+            stale: BTreeSet::new(),
+            sweeps_stale: false,
+            foreign: Vec::new(),
+            state: SyncState::default(),
+            peer: None,
+            audited: None,
         });
+        let follows_frr = sources.iter().any(|source| source.frr_directory().is_some());
         Self {
             feeds: feeds.collect(),
             wanted_tables: match tables {
                 [] => vec![SyncTable::MAIN],
                 tables => tables.to_vec(),
             },
+            frr: Frr::new(follows_frr),
             ..Self::default()
         }
     }
@@ -244,6 +242,27 @@ impl Feeds {
         }
     }
 
+    /// The routes of all sources are looked at again, in steps.
+    pub fn look_at_all_again(&mut self) {
+        self.feeds.iter_mut().for_each(|feed| feed.mirror.look_again());
+    }
+
+    /// FRR may name backups by addresses alone.
+    pub fn addresses_changed(&mut self) {
+        if self.frr.has_backups() {
+            self.look_at_all_again();
+        }
+    }
+
+    /// The routes of all sources for these keys are looked at again.
+    pub fn look_again_at(&mut self, keys: &[Key]) {
+        for feed in &mut self.feeds {
+            let reported = keys.iter().filter(|&&key| feed.mirror.route(key).is_some());
+            let reported: Vec<Key> = reported.copied().collect();
+            feed.mirror.look_again_at(reported);
+        }
+    }
+
     /// An audit has ended.
     pub fn audited(&mut self, checks: &[api::SyncCheck], now: Instant) {
         for check in checks {
@@ -280,9 +299,10 @@ impl Feeds {
                 default_ttl: self.reported_ttl.map(|ttl| ttl.imposed.get()),
                 // The server reports for itself.
                 server: None,
+                vty: None,
             }
         });
-        sources.collect()
+        sources.chain(self.frr.report()).collect()
     }
 
     pub fn follows(&self, source: Source) -> bool {
@@ -321,7 +341,9 @@ impl Feeds {
     }
 
     pub fn take(&mut self, source: Source, message: Message) {
-        if let Some(feed) = self.get_mut(source) {
+        let Self { feeds, frr, .. } = self;
+        if let Some(feed) = feeds.iter_mut().find(|feed| feed.source == source) {
+            frr.note(&message, &feed.mirror);
             feed.mirror.take(message);
         }
     }
@@ -361,6 +383,10 @@ impl Feeds {
             .filter(changed)
             .copied()
             .collect();
+        // Backups may lead through them.
+        if !changed.is_empty() && self.frr.has_backups() {
+            self.look_at_all_again();
+        }
         for feed in &mut self.feeds {
             feed.mirror.interfaces_changed(changed.clone());
         }
@@ -501,7 +527,7 @@ impl<T: Tables> Switch<T> {
                 let attributes = route.map(|route| route.attributes()).unwrap_or_default();
                 left_to_kernel(route_key(key), &refused.reason, attributes)
             }
-            None => route,
+            None => route.map(|route| self.with_frr_backups(source, key, route)),
         }
     }
 
@@ -561,12 +587,27 @@ impl<T: Tables> Switch<T> {
 
     /// A change by [`Switch::feed_step`] is done. `result` is the number of deleted routes.
     pub(super) fn fed(&mut self, source: Source, result: Result<u64, &NotChanged>, change: &Change, now: Instant) {
-        let Some(feed) = self.feeds.get_mut(source) else { return };
+        let attempted = match change {
+            Change::Settle { routes, .. } => routes.first().map(|(_, route)| route),
+            _ => None,
+        };
+        let with_backups = attempted.is_some_and(|route| self.has_frr_backups(source, route));
+        let Feeds { feeds, frr, .. } = &mut self.feeds;
+        let Some(feed) = feeds.iter_mut().find(|feed| feed.source == source) else {
+            return;
+        };
         feed.is_busy = false;
         let keys = std::mem::take(&mut feed.in_flight);
         let reason = match result {
             Ok(0) => return,
-            Ok(_) => return feed.retry_refused(now),
+            Ok(_) => {
+                feed.retry_refused(now);
+                for (source, key) in frr.retry(now) {
+                    let of_source = feeds.iter_mut().filter(|feed| feed.source == source);
+                    of_source.for_each(|feed| feed.mirror.look_again_at([key]));
+                }
+                return;
+            }
             Err(NotChanged::Change(error)) => error.to_string(),
             Err(NotChanged::Refused(refusal)) => refusal.to_string(),
         };
@@ -575,10 +616,12 @@ impl<T: Tables> Switch<T> {
             feed.one_by_one = keys.len();
             return feed.mirror.look_again_at(keys);
         };
-        let attempted = match change {
-            Change::Settle { routes, .. } => routes.first().map(|(_, route)| route.clone()),
-            _ => None,
-        };
+        if with_backups {
+            warn!(%source, %key, %reason, "a route cannot be made with the backups that FRR has for it, and is made without");
+            frr.refuse(source, key);
+            return feed.mirror.look_again_at([key]);
+        }
+        let attempted = attempted.cloned();
         let before = feed.refused.remove(&key);
         let refused = Refused {
             reason,

@@ -14,6 +14,7 @@ mod claims;
 mod cross_connects;
 mod domains;
 mod feeds;
+mod frr;
 mod handover;
 mod inputs;
 mod load;
@@ -65,6 +66,7 @@ use audit::Audits;
 pub use audit::Reading;
 pub use feeds::FeedEvent;
 use feeds::Feeds;
+pub use frr::{FRR, FrrAnswer};
 pub use handover::Situation;
 pub use load::ConfigurationError;
 use ports::Work;
@@ -116,6 +118,8 @@ pub enum Input {
     Port(PortEvent),
     /// An event of a routing daemon.
     Feed(FeedEvent),
+    /// The backups that FRR has.
+    Frr(FrrAnswer),
     /// The answer to [`Effect::ReadRoutes`].
     RoutesRead(Result<Reading, String>),
     /// Programs of ports are not in place, or are again.
@@ -302,6 +306,8 @@ pub enum Effect {
     /// Put the programs of this process in the place of those that a dead process has left on the ports, and take the
     /// latter off all other interfaces.
     TakeOver,
+    /// FRR may have other backups now.
+    AskFrr,
     /// Read the kernel's routes.
     ReadRoutes,
     /// Make the kernel report its interfaces, addresses, neighbours and routes again.
@@ -472,6 +478,7 @@ impl<T: Tables> Switch<T> {
             Input::Reread(read) => self.reread(read, now),
             Input::Port(event) => self.port_event(event, now),
             Input::Feed(event) => self.feed_event(event),
+            Input::Frr(answer) => self.frr_answered(answer),
             Input::RoutesRead(result) => self.routes_read(result, now),
             Input::Interference(found) => self.put_back(&found, now),
             Input::PutBack { number, result } => self.was_put_back(number, result, now),
@@ -504,6 +511,7 @@ impl<T: Tables> Switch<T> {
         if let Some(devices) = self.lfib.take_switched_vrfs() {
             self.resolver.set_switched_vrfs(devices, now);
         }
+        self.ask_frr();
         if let Some(crossed) = self.ports.take_crossed_interfaces() {
             self.effects.push_back(Effect::ReceiveAll(crossed));
         }

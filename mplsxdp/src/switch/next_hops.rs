@@ -32,6 +32,7 @@ impl<T: Tables> Switch<T> {
         let mut changed = BTreeSet::new();
         let mut ports_changed = false;
         let mut links_changed = false;
+        let mut addresses_changed = false;
         // First: frames are lost as long as they go to a link that is down. What else follows takes longer.
         let failed = batch.iter().filter_map(|event| match event {
             Event::Link(link) if !link.is_up() => Some(link.ifindex),
@@ -47,6 +48,10 @@ impl<T: Tables> Switch<T> {
             self.kernel_routes.handle(event, &mut changed);
             self.addresses.handle(event);
             links_changed |= matches!(event, Event::Link(_) | Event::LinkGone(_) | Event::Synced);
+            addresses_changed |= matches!(event, Event::Address(_) | Event::AddressGone(_));
+        }
+        if addresses_changed {
+            self.feeds.addresses_changed();
         }
         let mut others = self.take_next_hop_changes(actions);
         let names = if links_changed {

@@ -206,6 +206,7 @@ impl<T: Tables> Switch<T> {
                 paths: None,
                 passes: None,
                 problem: None,
+                backups: self.frr_backups(owner.source(), route),
                 counter: None,
             })
             .collect()

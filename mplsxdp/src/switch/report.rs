@@ -134,7 +134,8 @@ impl<T: Tables> Switch<T> {
             preferences: Some(self.rib.preferences().iter().collect()),
             ip_ttl_propagate: self.feeds.reported_ttl().map(|ttl| ttl.propagates),
             default_ttl: self.feeds.reported_ttl().map(|ttl| ttl.imposed.get()),
-            // The daemon knows.
+            // The daemon knows these.
+            frr_stale_seconds: None,
             state: None,
         }
     }
@@ -285,6 +286,7 @@ impl<T: Tables> Switch<T> {
                     paths,
                     passes: self.passes(&listed.route),
                     problem: self.pseudowire_problem(&listed.route),
+                    backups: self.frr_backups(listed.owner.source(), &listed.route),
                     counter: None,
                 }
             })

@@ -756,6 +756,7 @@ fn tables() {
          next hops 1 unresolved 0\n    \
          ports eth1 mpls0-port\n    \
          prefer static=1 kernel=5 fpm=10\n    \
+         frr stale: no answer for 1m35s; its backups stay: `sync show`\n    \
          netns r1 config /etc/mplsxdp/default.toml\n    \
          state /var/lib/mplsxdp/default snapshot 2 KiB journal 1 KiB\n    \
          not saved since 2026-11-29T12:31:00Z: cannot write the journal: no space\n\

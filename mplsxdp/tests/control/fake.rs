@@ -360,6 +360,7 @@ impl Kept {
             ])),
             ip_ttl_propagate: Some(false),
             default_ttl: Some(64),
+            frr_stale_seconds: Some(95),
             state: Some(SavedState {
                 directory: "/var/lib/mplsxdp/default".into(),
                 snapshot_bytes: 2048,
@@ -503,6 +504,7 @@ fn installed(route: &Route, counters: bool) -> InstalledRoute {
         paths,
         passes: None,
         problem: None,
+        backups: None,
         counter: counters.then_some(Counter { packets: 5, bytes: 500 }),
     }
 }

@@ -14,6 +14,7 @@ mod exceptions;
 mod faults;
 mod first_lab;
 mod fpm;
+mod frr;
 mod handover;
 mod hostile;
 mod jumbo;
@@ -90,6 +91,7 @@ fn main() -> Result<()> {
         handover::tests(),
         first_lab::tests(),
         fpm::tests(),
+        frr::tests(),
         vlan::tests(),
         xconnect::tests(),
         vrf::tests(),

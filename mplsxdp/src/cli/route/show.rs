@@ -76,6 +76,8 @@ pub struct JsonRoute {
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<String>,
     owner: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    backups: Option<String>,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     standby: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -174,6 +176,7 @@ impl JsonRoute {
                 .or(installed.passes.clone())
                 .or(installed.problem.clone()),
             owner: installed.owner.clone(),
+            backups: installed.backups.clone(),
             standby: installed.standby,
             nexthops,
             stats: installed.counter.filter(|_| counters),
@@ -257,6 +260,9 @@ pub fn lines(installed: &InstalledRoute, counters: bool) -> Result<Vec<String>, 
     // Most routes are static, as they are with `ip`.
     if installed.owner != Source::Static.name() {
         line.push_str(&format!(" owner {}", installed.owner));
+    }
+    if let Some(source) = &installed.backups {
+        line.push_str(&format!(" backups {source}"));
     }
     if installed.standby {
         line.push_str(" standby");

@@ -1,5 +1,7 @@
 //! Routes that the kernel and a routing daemon feed.
 
+mod frr;
+
 use std::num::NonZeroU8;
 
 use mplsxdp_common::abi::VrfWord;

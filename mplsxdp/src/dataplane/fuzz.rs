@@ -5,8 +5,8 @@ use std::num::NonZeroU8;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use mplsxdp_common::abi::{
-    Adjacency, BUCKETS, Domain, LabelStack, MAX_PUSH, Op, PortWord, RouteEntry, Settings, SubInterfaceKey, TtlMode,
-    TtlPropagate, VlanTags,
+    Adjacency, BUCKETS, CrossConnect, Domain, LabelStack, MAX_PUSH, Op, PortWord, RouteEntry, Settings,
+    SubInterfaceKey, TtlMode, TtlPropagate, VlanTags, VrfWord,
 };
 use mplsxdp_common::forward::{Verdict, forward};
 use mplsxdp_common::wire::{
@@ -15,7 +15,7 @@ use mplsxdp_common::wire::{
 };
 
 use super::frame::MemoryFrame;
-use super::memory::MemoryTables;
+use super::memory::{FibNextHop, FibRoute, MemoryTables};
 use super::{FtnKey, Tables as _};
 
 const OWN_MAC: Mac = Mac([2, 0, 0, 0, 0, 1]);
@@ -34,8 +34,27 @@ const HOPS: u8 = MTUS.len() as u8 + 2;
 const GROUPS: u8 = 4;
 /// Pairs of a next hop and a backup with labels of its own.
 const PAIRS: u8 = 8;
-/// The last two are chosen by bits of their own.
-const OPS: [Op; 10] = [
+/// VRFs that labels lead into; the last one leaves its packets to the kernel.
+const VRFS: u8 = 3;
+/// The interface index of the first one's device.
+const VRF_DEVICE: u32 = 50;
+/// The interfaces that the kernel routes packets of a VRF to, with the MTU of their routes. The last one is not a port.
+const WAYS_OUT: [(u32, usize, Option<CrossConnect>); 4] = [
+    (1, 1500, Some(CrossConnect::new(30, 1518))),
+    (
+        2,
+        1400,
+        Some(CrossConnect::new(31, 1518).with_tags(&[(ETH_P_8021Q, 300)])),
+    ),
+    (
+        3,
+        1500,
+        Some(CrossConnect::new(32, 100).with_tags(&[(ETH_P_8021AD, 300), (ETH_P_8021Q, 30)])),
+    ),
+    (4, 1500, None),
+];
+/// The last three are chosen by bits of their own.
+const OPS: [Op; 11] = [
     Op::Label,
     Op::Stack,
     Op::Pop,
@@ -46,12 +65,14 @@ const OPS: [Op; 10] = [
     Op::Group,
     Op::LocalPass,
     Op::Protected,
+    Op::VrfPass,
 ];
 /// The position of [`Op::Pass`].
 const PASS: usize = 5;
-/// The bits of a route's third byte that stand for [`Op::LocalPass`] and [`Op::Protected`].
+/// The bits of a route's third byte that stand for [`Op::LocalPass`], [`Op::Protected`] and [`Op::VrfPass`].
 const LOCAL_PASS: u8 = 0x40;
 const PROTECTED: u8 = 0x80;
+const VRF_PASS: u8 = 0xc0;
 /// Routes for the first labels of the frame, then one for all IPv4 addresses and one for all IPv6 addresses. The
 /// buckets of groups and the entries of pairs use the same routes.
 const ROUTES: usize = 16;
@@ -132,7 +153,10 @@ pub fn core(data: &[u8]) {
                 .iter()
                 .enumerate()
                 .map(|(number, &mtu)| adjacency(number as u8, mtu));
-            let hop = hop.filter(|hop| hop.is_resolved()).find(|hop| hop.port() == port);
+            let hop = hop
+                .filter(|hop| hop.is_resolved())
+                .chain(ways_out())
+                .find(|hop| hop.port() == port);
             check_forwarded(&frame, &out, hop.expect("a next hop that is resolved"));
         }
     }
@@ -146,13 +170,21 @@ pub fn core_seeds(frame: &[u8]) -> impl Iterator<Item = Vec<u8>> {
             // The first two are for addresses: packets that are popped for this router are left to the kernel. Labels
             // beneath the first get another operation: a frame with only local labels is malformed.
             let op = match number {
-                0 | 1 if matches!(OPS[op], Op::Pop | Op::PenultimatePop | Op::Local | Op::LocalPass) => PASS,
+                0 | 1
+                    if matches!(
+                        OPS[op],
+                        Op::Pop | Op::PenultimatePop | Op::Local | Op::LocalPass | Op::VrfPass
+                    ) =>
+                {
+                    PASS
+                }
                 0..=2 => op,
                 _ => op & !4,
             };
             let bits = match OPS[op] {
                 Op::LocalPass => LOCAL_PASS,
                 Op::Protected => PROTECTED,
+                Op::VrfPass => VRF_PASS,
                 _ => 0,
             };
             data.extend([op as u8, 20 + number as u8, (number as u8 % 3) | bits, number as u8]);
@@ -180,6 +212,7 @@ fn tables(routes: &[u8], frame: &[u8]) -> MemoryTables {
     let entry = |[op, operand, hop, slot]: [u8; ROUTE_LEN], bits: u8| {
         let ttl = [TtlPropagate::Default, TtlPropagate::Enabled, TtlPropagate::Disabled][usize::from(op >> 3) % 3];
         let op = match bits {
+            VRF_PASS.. => Op::VrfPass,
             PROTECTED.. => Op::Protected,
             LOCAL_PASS.. => Op::LocalPass,
             _ => OPS[usize::from(op & 7)],
@@ -189,6 +222,7 @@ fn tables(routes: &[u8], frame: &[u8]) -> MemoryTables {
             Op::Stack => operand % (MAX_PUSH as u8 + 2),
             Op::Group => operand % (GROUPS + 1),
             Op::Protected => operand % (PAIRS + 1),
+            Op::VrfPass => operand % VRFS,
             _ => operand,
         };
         RouteEntry::new(op, ttl, operand.into(), (hop % LOCAL_PASS % HOPS).into(), slot.into())
@@ -216,6 +250,7 @@ fn tables(routes: &[u8], frame: &[u8]) -> MemoryTables {
         tables.insert_ftn(key, entry).expect("room for two prefixes");
     }
     tables.publish_ftn(&mut |_| true);
+    add_vrfs(&mut tables);
     let labels = frame.get(l2_len(frame)..).unwrap_or_default().as_chunks().0.iter();
     for (lse, entry) in labels.zip(entries) {
         tables.ilm.entry(Lse::from_bytes(*lse).label()).or_insert(entry);
@@ -249,6 +284,52 @@ fn adjacency(number: u8, mtu: u16) -> Adjacency {
         .with_mpls_mtu(mpls_mtu)
         .with_tags(tags)
         .with_backup(backup)
+}
+
+/// One VRF with the prefix routes, and one without. Each has the same routes of the kernel.
+fn add_vrfs(tables: &mut MemoryTables) {
+    let domains = [Domain::NO_VRF, Domain(1)];
+    for (index, domain) in (0..).zip(domains) {
+        let device = VRF_DEVICE + index;
+        tables.store_vrf(index, VrfWord::new(device, domain));
+        // By the first three bits of the address; there is no way for some.
+        for eighth in 0..8_u8 {
+            let to = WAYS_OUT.get(usize::from(eighth) % (WAYS_OUT.len() + 1));
+            let to = to.map(|&(ifindex, mtu, ..)| FibNextHop {
+                ifindex,
+                mtu,
+                source: way_out_mac(ifindex, 2),
+                destination: way_out_mac(ifindex, 1),
+            });
+            let v4 = Ipv4Net::new_assert(Ipv4Addr::new(eighth << 5, 0, 0, 0), 3);
+            let v6 = Ipv6Net::new_assert(Ipv6Addr::new(u16::from(eighth) << 13, 0, 0, 0, 0, 0, 0, 0), 3);
+            let routes = [v4.into(), v6.into()].map(|prefix| FibRoute {
+                vrf: device,
+                prefix,
+                to,
+            });
+            tables.fib.extend(routes);
+        }
+    }
+    for (ifindex, _, way_out) in WAYS_OUT {
+        if let Some(way_out) = way_out {
+            tables.set_way_out(ifindex, way_out).expect("room for a few");
+        }
+    }
+}
+
+fn way_out_mac(ifindex: u32, end: u8) -> Mac {
+    Mac([2, 2, 0, 0, ifindex as u8, end])
+}
+
+/// The next hops that the kernel's routes of VRFs lead to.
+fn ways_out() -> impl Iterator<Item = Adjacency> {
+    WAYS_OUT.into_iter().filter_map(|(ifindex, mtu, way_out)| {
+        let way_out = way_out?;
+        let fits = way_out.longest() - ETH_HLEN - way_out.added_len();
+        let (to, from) = (way_out_mac(ifindex, 1), way_out_mac(ifindex, 2));
+        Some(Adjacency::new(to, way_out.port(), from, mtu.min(fits) as u16).with_tags(way_out.tags()))
+    })
 }
 
 /// Gives the sub-interface the frame's own VIDs, which no fuzzer would find.

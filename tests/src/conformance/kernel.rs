@@ -163,12 +163,19 @@ impl Kernel {
                 show(&ran.frame)
             );
         }
-        let lab::Outcome { counted, crossed, .. } = self.host.forward(line, options);
+        let lab::Outcome {
+            counted,
+            crossed,
+            in_vrf,
+            ..
+        } = self.host.forward(line, options);
         let port = crossed.unwrap_or_else(|| self.host.counting_port(line, options));
-        if crossed.is_some() {
-            let counter = self.reasons.entry((port, Reason::CrossConnected)).or_default();
-            counter.packets += 1;
-            counter.bytes += line.frame.len() as u64;
+        for (port, reason) in [(crossed, Reason::CrossConnected), (in_vrf, Reason::Vrf)] {
+            if let Some(port) = port {
+                let counter = self.reasons.entry((port, reason)).or_default();
+                counter.packets += 1;
+                counter.bytes += line.frame.len() as u64;
+            }
         }
         if let Some(reason) = reason {
             let lost = loss(reason, options.unknown).map(|loss| self.losses.entry((port, reason, loss)).or_default());

@@ -1,7 +1,7 @@
 //! The router that all cases are about: its neighbours, ports and kernel routes. Also runs a frame through the
 //! forwarding core on the host. The routes are in the case files.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, Ipv4Addr};
 
 use mplsxdp::dataplane::frame::MemoryFrame;
@@ -9,7 +9,7 @@ use mplsxdp::dataplane::memory::MemoryTables;
 use mplsxdp::dataplane::{Capacity, FtnKey, Tables};
 use mplsxdp::lfib::next_hops::NextHopChange;
 use mplsxdp::lfib::pass::Claim;
-use mplsxdp::lfib::{Lfib, Mode};
+use mplsxdp::lfib::{Budget, Lfib, Mode, VrfDevice};
 use mplsxdp::route::Owner;
 use mplsxdp_common::abi::{
     Adjacency, Checksum, Counter, CrossConnect, Domain, MAX_ADJACENCIES, MAX_FTN, PortWord, Reason, Settings,
@@ -112,6 +112,15 @@ pub const KERNEL_ROUTES: [&str; 6] = [
 /// The broadcast address of the network of the router's IPv4 address.
 pub const OWN_BROADCAST: Ipv4Addr = Ipv4Addr::new(10, 0, 1, 255);
 
+/// The only VRF. No interface has its index, so the kernel's table has no answer.
+const VRF: (&str, VrfDevice) = (
+    "red",
+    VrfDevice {
+        ifindex: i32::MAX as u32,
+        table: 10,
+    },
+);
+
 /// Installs the standing routes, claims and neighbours.
 pub fn install<T: Tables>(tables: T) -> Lfib<T> {
     let mut lfib = Lfib::new(tables);
@@ -121,6 +130,14 @@ pub fn install<T: Tables>(tables: T) -> Lfib<T> {
     let own = [IpAddr::from(OWN_V4), OWN_V6.into(), OWN_BROADCAST.into()];
     let own = own.map(|address| (place(address.into()), Some(Claim::Never)));
     lfib.set_claims(&routes.into_iter().chain(own).collect()).unwrap();
+    let (name, device) = VRF;
+    lfib.set_vrf_devices(BTreeMap::from([(name.into(), device)]));
+    assert!(lfib.use_vrf(device.table));
+    lfib.add_claims(device.table, BTreeMap::new(), None);
+    while lfib.has_domain_steps() {
+        lfib.domain_step(&mut Budget::new(usize::MAX, &mut || false)).unwrap();
+    }
+    lfib.follow_vrfs();
     for change in lfib.take_next_hop_changes() {
         let NextHopChange::Added(id, next_hop) = change else {
             panic!("{change:?}")
@@ -215,6 +232,8 @@ pub struct Outcome {
     pub counted: HashMap<u32, Counter>,
     /// The port whose cross-connect it went through.
     pub crossed: Option<u16>,
+    /// The port at which it was forwarded in a VRF.
+    pub in_vrf: Option<u16>,
 }
 
 /// Runs the core on the host.
@@ -230,14 +249,16 @@ pub fn run_in(tables: &MemoryTables, settings: Settings, mut frame: MemoryFrame)
     let mut counted = tables.route_counters.take();
     counted.remove(&0);
     let reasons = tables.counted_reasons.borrow();
+    let port_of = |wanted| {
+        let mut ports = reasons.keys().filter(|(_, reason)| *reason == wanted);
+        ports.next().map(|&(port, _)| port as u16)
+    };
     Outcome {
         verdict,
         frame: frame.bytes().to_vec(),
         missing: frame.trimmed(),
         counted,
-        crossed: reasons
-            .keys()
-            .find(|(_, reason)| *reason == Reason::CrossConnected)
-            .map(|&(port, _)| port as u16),
+        crossed: port_of(Reason::CrossConnected),
+        in_vrf: port_of(Reason::Vrf),
     }
 }

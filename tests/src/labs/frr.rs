@@ -153,6 +153,12 @@ impl<'a> Frr<'a> {
         Ok(())
     }
 
+    /// Sends a signal to every daemon, such as SIGSTOP.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        let mut running = self.daemons.iter().filter_map(|daemon| daemon.process.as_ref());
+        running.try_for_each(|process| process.signal(signal))
+    }
+
     pub fn node(&self) -> &'a Node {
         self.node
     }

@@ -16,6 +16,7 @@ mod package;
 mod restarts;
 mod segment_routing;
 mod show;
+mod ti_lfa;
 mod traffic;
 mod watch;
 
@@ -33,7 +34,7 @@ struct Entry {
     run: fn(&Lab) -> Result<()>,
 }
 
-const LABS: [Entry; 13] = [
+const LABS: [Entry; 14] = [
     Entry {
         name: "linux-edge",
         kernel: "mpls",
@@ -75,6 +76,12 @@ const LABS: [Entry; 13] = [
         kernel: "mpls",
         shows: "the same over IS-IS segment routing",
         run: segment_routing::by_isis,
+    },
+    Entry {
+        name: "ti-lfa",
+        kernel: "mpls",
+        shows: "what is lost when a link fails, with the backups that FRR computes and without",
+        run: ti_lfa::run,
     },
     Entry {
         name: "restarts",

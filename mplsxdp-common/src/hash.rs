@@ -1,9 +1,11 @@
 //! Picks the bucket of a group for a frame's flow: frames of one flow take one path (RFC 3031 section 3.12, RFC 2992).
 //! Any result forwards correctly; a bad one only spreads flows unevenly.
 
-use crate::forward::{Frame, MAX_STACK_DEPTH};
+use crate::forward::{Frame, MAX_STACK_DEPTH, is_tag, load_u16};
 use crate::ip;
-use crate::wire::{IPPROTO_SCTP, IPPROTO_TCP, IPPROTO_UDP, IPV6_HLEN, LSE_LEN, Label, Lse};
+use crate::wire::{
+    ETH_HLEN, ETH_P_IP, ETH_P_IPV6, IPPROTO_SCTP, IPPROTO_TCP, IPPROTO_UDP, IPV6_HLEN, LSE_LEN, Label, Lse, VLAN_HLEN,
+};
 
 /// A mask that holds every offset after the bottom of a stack.
 const OFFSET_MASK: usize = 511;
@@ -43,6 +45,36 @@ pub fn flow_hash<F: Frame>(frame: &F, offset: usize, seed: u32) -> u32 {
         }
     }
     finish(hash)
+}
+
+/// The hash of an Ethernet frame: its addresses, the EtherType behind up to two tags, and an IP packet behind that.
+#[inline(never)]
+pub fn ethernet_flow_hash<F: Frame>(frame: &F, seed: u32) -> u32 {
+    let (Some(first), Some(second)) = (load_u64(frame, 0), load_u32(frame, 8)) else {
+        return finish(seed);
+    };
+    let hash = mix(mix_u64(seed, first), second);
+    let mut offset = ETH_HLEN;
+    let mut ethertype = load_u16(frame, offset - 2).unwrap_or(0);
+    for _ in 0..2 {
+        if is_tag(ethertype) {
+            offset += VLAN_HLEN;
+            ethertype = load_u16(frame, offset - 2).unwrap_or(0);
+        }
+    }
+    let hash = mix(hash, ethertype.into());
+    // Keeps the verifier from processing what follows once for each number of tags.
+    let offset = frame.opaque(offset) & OFFSET_MASK;
+    match ethertype {
+        ETH_P_IP | ETH_P_IPV6 => ip_flow_hash(frame, offset, hash),
+        _ => finish(hash),
+    }
+}
+
+/// The hash of all frames of an attachment circuit, by its index.
+#[inline(always)]
+pub const fn circuit_hash(index: u32, seed: u32) -> u32 {
+    finish(mix(seed, index))
 }
 
 /// The hash of an IP packet, beginning with `hash`: its addresses and protocol and, if it is not a fragment, the ports

@@ -18,8 +18,11 @@ use mplsxdp_common::abi::{
     MAX_LABELS, MAX_PORTS, MAX_PSEUDOWIRES, MAX_QUEUES, MAX_VRFS, Meta, PUNT_SLOTS, Police, PortWord, REASON_SLOTS,
     REDIRECT_LOST_SLOT, Reason, RouteEntry, Settings, SubInterfaceKey, TRAFFIC_CLASS_WORDS, TtlMode, VrfWord, Watch,
 };
+use mplsxdp_common::checksum;
 use mplsxdp_common::fib::FibLookup;
-use mplsxdp_common::forward::{Frame, PortView, VrfFrame, send_in_vrf};
+use mplsxdp_common::forward::{
+    Frame, PortView, Service, ServiceFrame, enter_pseudowire, leave_pseudowire, send_in_vrf,
+};
 use mplsxdp_common::ftn::{Nodes, Roots, halves_v4, halves_v6, longest_match, look_up};
 use mplsxdp_common::wire::Label;
 
@@ -243,8 +246,13 @@ impl PortView for XdpTables {
     }
 
     #[inline(always)]
-    fn in_vrf<F: Frame>(&self, frame: &mut F, received: VrfFrame) -> u32 {
-        in_vrf(frame.context().cast(), received.to_bits())
+    fn serve<F: Frame>(&self, frame: &mut F, received: ServiceFrame) -> u32 {
+        serve(frame.context().cast(), received.to_bits())
+    }
+
+    #[inline(always)]
+    fn finish_checksum<F: Frame>(&self, frame: &mut F) -> bool {
+        finish_checksum(frame.context().cast()) != 0
     }
 
     #[inline(always)]
@@ -316,9 +324,45 @@ pub extern "C" fn walk(first: u64, high: u64, low: u64) -> u64 {
 /// Global, like [`walk`]: nothing that the verifier knows of other frames multiplies what it processes here.
 #[unsafe(no_mangle)]
 #[inline(never)]
+pub extern "C" fn serve(ctx: *mut xdp_md, received: u64) -> u32 {
+    let service = {
+        let ctx = XdpContext::new(ctx);
+        Service::of(&XdpFrame::new(&ctx), &XdpTables, ServiceFrame::from_bits(received))
+    };
+    match service {
+        Service::Vrf => in_vrf(ctx, received),
+        Service::LeavePseudowire => out_of_pseudowire(ctx, received),
+        Service::EnterPseudowire => into_pseudowire(ctx, received),
+    }
+}
+
+/// Global, like [`walk`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn finish_checksum(ctx: *mut xdp_md) -> u32 {
+    let ctx = XdpContext::new(ctx);
+    checksum::finish(&mut XdpFrame::new(&ctx)).into()
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
 pub extern "C" fn in_vrf(ctx: *mut xdp_md, received: u64) -> u32 {
     let ctx = XdpContext::new(ctx);
-    send_in_vrf(&mut XdpFrame::new(&ctx), &XdpTables, VrfFrame::from_bits(received))
+    send_in_vrf(&mut XdpFrame::new(&ctx), &XdpTables, ServiceFrame::from_bits(received))
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn out_of_pseudowire(ctx: *mut xdp_md, received: u64) -> u32 {
+    let ctx = XdpContext::new(ctx);
+    leave_pseudowire(&mut XdpFrame::new(&ctx), &XdpTables, ServiceFrame::from_bits(received))
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn into_pseudowire(ctx: *mut xdp_md, received: u64) -> u32 {
+    let ctx = XdpContext::new(ctx);
+    enter_pseudowire(&mut XdpFrame::new(&ctx), &XdpTables, ServiceFrame::from_bits(received))
 }
 
 /// Global, like [`walk`]: labels are looked up at several places.

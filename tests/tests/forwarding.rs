@@ -1,5 +1,7 @@
 //! Properties of the forwarding core on the host that hold for every frame.
 
+use std::collections::BTreeSet;
+
 use ipnet::IpNet;
 use mplsxdp::dataplane::Tables;
 use mplsxdp::dataplane::frame::MemoryFrame;
@@ -7,11 +9,14 @@ use mplsxdp::dataplane::memory::MemoryTables;
 use mplsxdp::lfib::pass::Claim;
 use mplsxdp::lfib::{Budget, Lfib};
 use mplsxdp::route::RouteKey;
-use mplsxdp_common::abi::{Counter, Domain, Op, Reason, RouteEntry, Settings, TtlMode, TtlPropagate};
+use mplsxdp_common::abi::{
+    Adjacency, Checksum, Counter, CrossConnect, Domain, Encapsulation, LabelStack, Op, PortWord, Reason, RouteEntry,
+    Settings, TtlMode, TtlPropagate,
+};
 use mplsxdp_common::checksum;
 use mplsxdp_common::forward::Verdict;
-use mplsxdp_common::wire::{ETH_HLEN, ETH_P_IP, ETH_ZLEN, IPV4_HLEN, IPV6_HLEN, LSE_LEN, Label, Lse, VLAN_HLEN};
-use mplsxdp_tests::conformance::lab::{self, Outcome};
+use mplsxdp_common::wire::{ETH_HLEN, ETH_P_IP, ETH_ZLEN, IPV4_HLEN, IPV6_HLEN, LSE_LEN, Label, Lse, Mac, VLAN_HLEN};
+use mplsxdp_tests::conformance::lab::{self, Outcome, Pseudowire};
 use mplsxdp_tests::conformance::notation::{Anatomy, Frame, OWN_MAC, PEER_MAC, anatomy, ones_complement_sum, show};
 use mplsxdp_tests::conformance::{random, suite};
 use mplsxdp_tests::frame::{Entry, ethernet, labelled, udp};
@@ -43,11 +48,11 @@ fn every_case_keeps_the_laws_wherever_it_is_cut_off() {
             for length in 0..line.frame.len() {
                 let frame = &line.frame[..length];
                 let outcome = lab::run(lfib.tables(), settings, frame);
-                if let Err(law) = laws(lfib.tables(), frame, &outcome) {
+                if let Err(law) = laws(lfib.tables(), settings, frame, &outcome) {
                     panic!("{}\n  cut to {length}: {law}", line.place);
                 }
-                // A driver hands up no shorter ones; a cross-connect does not look.
-                if length < ETH_HLEN && outcome.crossed.is_none() {
+                // A driver hands up no shorter ones; a cross-connect does not look, and no pseudowire takes them.
+                if length < ETH_HLEN && outcome.crossed.is_none() && !line.port.starts_with("pw") {
                     assert_eq!(outcome.verdict, Verdict::Pass, "{} cut to {length}", line.place);
                 }
             }
@@ -198,19 +203,98 @@ fn an_entry_that_points_nowhere_forwards_nothing() {
     }
 }
 
+/// A port that is the attachment circuit of a pseudowire with this encapsulation, and the other end of that pseudowire, which
+/// leads back to where frames of the port come from.
+fn pseudowire_tables(entry: RouteEntry, encapsulation: Encapsulation) -> MemoryTables {
+    let mut tables = MemoryTables::with_capacity(lab::CAPACITY);
+    for index in 0..4 {
+        let mac = |last| Mac([2, 2, 0, 0, index, last]);
+        tables.store_adjacency(index.into(), Adjacency::new(mac(1), lab::TX_PORTS[0], mac(2), 9000));
+    }
+    let labels = [800, 32].map(Label::from_low_bits);
+    tables.store_stack(1, LabelStack::new(&labels, None).unwrap());
+    for bucket in 0..=u8::MAX {
+        let next_hop = u16::from(bucket % 4);
+        tables.store_bucket(
+            1,
+            bucket,
+            RouteEntry::new(Op::Label, TtlPropagate::Default, 32, next_hop, 0),
+        );
+    }
+    tables.store_attachment(0, entry, encapsulation);
+    let leaves = CrossConnect::new(lab::TX_PORTS[1], u16::MAX);
+    // The tag that the frame got goes again.
+    let tags = usize::from(encapsulation.added_len() != 0);
+    tables.store_pseudowire(0, leaves, encapsulation.without_tags(tags).with_tag(None));
+    let pseudowire = RouteEntry::new(Op::Pseudowire, TtlPropagate::Default, 0, 0, 7);
+    tables.store_ilm(Label::from_low_bits(32), pseudowire);
+    let local = RouteEntry::new(Op::Local, TtlPropagate::Default, 0, 0, 8);
+    tables.store_ilm(Label::from_low_bits(800), local);
+    for settings in lab::settings() {
+        let number = settings.port() as u16;
+        tables.store_cross_connect(number, CrossConnect::attachment_circuit(0));
+        tables.store_port(number, PortWord::new(OWN_MAC, PortWord::CROSS_CONNECT));
+    }
+    tables
+}
+
+/// What the other end of the pseudowire makes of a frame that entered it.
+fn leave_again(tables: &mut MemoryTables, settings: Settings, mut frame: Vec<u8>) -> Outcome {
+    let number = settings.port() as u16;
+    frame[..6].copy_from_slice(&OWN_MAC.0);
+    tables.store_port(number, PortWord::new(OWN_MAC, PortWord::MPLS));
+    let outcome = lab::run(tables, settings, &frame);
+    tables.store_port(number, PortWord::new(OWN_MAC, PortWord::CROSS_CONNECT));
+    outcome
+}
+
+#[test]
+fn flows_of_a_pseudowire_take_several_next_hops_by_their_flow_label() {
+    let group = RouteEntry::new(Op::Group, TtlPropagate::Default, 1, 0, 9);
+    let word = Encapsulation::new().with_control_word(true);
+    for (encapsulation, is_spread) in [(word.with_flow_label(true), true), (word, false)] {
+        let tables = pseudowire_tables(group, encapsulation);
+        let mut paths = BTreeSet::new();
+        let mut flow_labels = BTreeSet::new();
+        for port in 0..200 {
+            let frame = Frame::parse(&format!("ip udp {port}")).to_bytes();
+            let sent = lab::run(&tables, uniform(), &frame).frame;
+            let same_flow = Frame::parse(&format!("ip udp {port} size 60 id 7")).to_bytes();
+            let again = lab::run(&tables, uniform(), &same_flow).frame;
+            let [stack, stack_again] = [&sent, &again].map(|frame| anatomy(frame).stack);
+            assert_eq!(
+                (&sent[..12], &stack),
+                (&again[..12], &stack_again),
+                "one flow, one path"
+            );
+            paths.insert(sent[..12].to_vec());
+            flow_labels.extend(stack.get(1).map(|lse| lse.label().get()));
+        }
+        match is_spread {
+            true => assert!(
+                paths.len() == 4 && flow_labels.len() > 190,
+                "{} {}",
+                paths.len(),
+                flow_labels.len()
+            ),
+            false => assert_eq!((paths.len(), flow_labels.len()), (1, 0)),
+        }
+    }
+}
+
 /// Checks what holds for every frame, whatever the tables; for a frame whose checksum was unfinished, `frame` is the
 /// finished one. The error says what does not hold.
-fn laws(tables: &MemoryTables, frame: &[u8], outcome: &Outcome) -> Result<(), String> {
-    laws_as_is(tables, frame, outcome).or_else(|law| {
+fn laws(tables: &MemoryTables, settings: Settings, frame: &[u8], outcome: &Outcome) -> Result<(), String> {
+    laws_as_is(tables, settings, frame, outcome).or_else(|law| {
         let mut whole = MemoryFrame::new(frame);
         match checksum::finish(&mut whole) && outcome.verdict != Verdict::Pass {
-            true => laws_as_is(tables, whole.bytes(), outcome),
+            true => laws_as_is(tables, settings, whole.bytes(), outcome),
             false => Err(law),
         }
     })
 }
 
-fn laws_as_is(tables: &MemoryTables, frame: &[u8], outcome: &Outcome) -> Result<(), String> {
+fn laws_as_is(tables: &MemoryTables, settings: Settings, frame: &[u8], outcome: &Outcome) -> Result<(), String> {
     let broken = |law: &str| {
         let got = show(&outcome.frame);
         Err(format!("{law}\n in  {}\n out {:?} {got}", show(frame), outcome.verdict))
@@ -227,6 +311,16 @@ fn laws_as_is(tables: &MemoryTables, frame: &[u8], outcome: &Outcome) -> Result<
             return match only_tags_differ(frame, &outcome.frame) {
                 true => Ok(()),
                 false => broken("a cross-connect changes tags only"),
+            };
+        }
+        Verdict::Forward { .. } if let Some(pseudowire) = lab::pseudowire(tables, settings, frame) => {
+            let (outer, inner) = match pseudowire {
+                Pseudowire::Enters => (anatomy(&outcome.frame), frame),
+                Pseudowire::Leaves => (anatomy(frame), &*outcome.frame),
+            };
+            return match is_in_pseudowire(outer.payload, inner, pseudowire) {
+                true => Ok(()),
+                false => broken(&format!("{pseudowire:?} a pseudowire, which changes tags only")),
             };
         }
         Verdict::Pass | Verdict::Forward { .. } => {}
@@ -253,6 +347,21 @@ fn laws_as_is(tables: &MemoryTables, frame: &[u8], outcome: &Outcome) -> Result<
         }
     }
     Ok(())
+}
+
+/// Whether a frame is in the payload of a pseudowire, with or without a control word. Of a short one that leaves it, padding
+/// may be gone.
+fn is_in_pseudowire(payload: &[u8], frame: &[u8], pseudowire: Pseudowire) -> bool {
+    let padding = match pseudowire {
+        Pseudowire::Enters => 0,
+        Pseudowire::Leaves => payload.len(),
+    };
+    let bodies = [0, 4].into_iter().filter_map(|word| payload.get(word..));
+    let mut cut = bodies.flat_map(|body| (0..=padding.min(body.len())).map(|cut| &body[..body.len() - cut]));
+    cut.any(|body| match pseudowire {
+        Pseudowire::Enters => only_tags_differ(frame, body),
+        Pseudowire::Leaves => only_tags_differ(body, frame),
+    })
 }
 
 /// Whether frames have the same addresses, and the same bytes after some tags.
@@ -315,10 +424,51 @@ proptest! {
         world.store(&mut tables);
         for (settings, frame, headroom) in frames {
             let outcome = lab::run_in(&tables, settings, MemoryFrame::with_headroom(&frame, headroom));
-            prop_assert_eq!(laws(&tables, &frame, &outcome), Ok(()));
+            prop_assert_eq!(laws(&tables, settings, &frame, &outcome), Ok(()));
             let again = lab::run_in(&tables, settings, MemoryFrame::with_headroom(&frame, headroom));
             prop_assert_eq!(outcome, again, "the same frame is treated the same way");
         }
+    }
+
+    /// With every encapsulation, under one label, a stack or one of several next hops.
+    #[test]
+    fn what_enters_a_pseudowire_leaves_it_again(
+        op in select(vec![(Op::Label, 32), (Op::Stack, 1), (Op::Group, 1)]),
+        control_word in any::<bool>(),
+        flow_label in any::<bool>(),
+        vid in proptest::option::of(0u16..4096),
+        settings in random::settings(),
+        frame in prop_oneof![random::frame().boxed(), prop::collection::vec(any::<u8>(), 0..200).boxed()],
+    ) {
+        let (op, operand) = op;
+        let encapsulation = Encapsulation::new()
+            .with_control_word(control_word)
+            .with_flow_label(flow_label)
+            .with_tag(vid);
+        let mut tables = pseudowire_tables(RouteEntry::new(op, TtlPropagate::Default, operand, 0, 9), encapsulation);
+        let entered = lab::run(&tables, settings, &frame);
+        if entered.verdict == Verdict::Exception(Reason::ChecksumFinished) {
+            prop_assert_eq!(settings.checksum(), Checksum::Punt);
+            return Ok(());
+        }
+        if !matches!(entered.verdict, Verdict::Forward { .. }) {
+            prop_assert_eq!(&entered.frame, &frame, "it is left as it arrived");
+            let is_mac_control = frame.starts_with(&[0x01, 0x80, 0xc2, 0, 0, 1]);
+            prop_assert!(is_mac_control || frame.len() < ETH_HLEN, "{:?}", entered.verdict);
+            return Ok(());
+        }
+        prop_assert_eq!(&entered.counted[&9], &Counter { packets: 1, bytes: frame.len() as u64 });
+        let Anatomy { stack, payload, .. } = anatomy(&entered.frame);
+        prop_assert_eq!(stack.len(), 1 + usize::from(op == Op::Stack) + usize::from(flow_label));
+        if control_word {
+            prop_assert_eq!(&payload[..4], &[0; 4]);
+        }
+        let left = leave_again(&mut tables, settings, entered.frame.clone());
+        prop_assert_eq!(left.verdict, Verdict::Forward { port: lab::TX_PORTS[1] });
+        prop_assert_eq!(&left.counted[&7], &Counter { packets: 1, bytes: entered.frame.len() as u64 });
+        let mut whole = MemoryFrame::new(&frame);
+        let is_same = left.frame == frame || checksum::finish(&mut whole) && left.frame == whole.bytes();
+        prop_assert!(is_same, "{} left as {}", show(&frame), show(&left.frame));
     }
 
     #[test]
@@ -334,7 +484,7 @@ proptest! {
             *start = Frame::parse("[16 64]").to_bytes()[..ETH_HLEN].try_into().unwrap_or([0; ETH_HLEN]);
         }
         for settings in lab::settings() {
-            prop_assert_eq!(laws(&tables, &frame, &lab::run(&tables, settings, &frame)), Ok(()));
+            prop_assert_eq!(laws(&tables, settings, &frame, &lab::run(&tables, settings, &frame)), Ok(()));
         }
     }
 

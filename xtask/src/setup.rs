@@ -14,13 +14,15 @@ use crate::toolchain::{
 };
 
 /// Programs that the demo and the tests run, and that building libxdp needs, and their Debian packages.
-const TOOLS: [(&str, &str); 11] = [
+const TOOLS: [(&str, &str); 13] = [
     ("ip", "iproute2"),
     ("ping", "iputils-ping"),
     ("tcpdump", "tcpdump"),
     ("ethtool", "ethtool"),
     ("traceroute", "traceroute"),
     ("mtr", "mtr-tiny"),
+    ("tshark", "tshark"),
+    ("scapy", "python3-scapy"),
     ("gcc", "gcc"),
     ("make", "make"),
     ("pkg-config", "pkg-config"),

@@ -84,10 +84,12 @@ reasons! {
     LabelNotAccepted = 18, "label-not-accepted", "RFC 4381 section 3.2, RFC 5920 section 8.1";
     #[doc = "Sent to the port that this one is cross-connected with."]
     CrossConnected = 19, "cross-connected", "IEEE 802.1Q section 6.7";
-    #[doc = "For a cross-connect, and longer than the other port sends, or a multi-buffer frame that it cannot send."]
+    #[doc = "For a cross-connect or pseudowire, and longer than can be sent there, or a multi-buffer frame that the port cannot send."]
     CrossTooBig = 20, "cross-too-big", "Linux bpf_redirect_map";
     #[doc = "Sent as the VRF of its label routes it."]
     Vrf = 21, "vrf", "RFC 4364 section 5, Linux bpf_fib_lookup";
+    #[doc = "The control word of a pseudowire is missing, or says that it is a fragment of a frame that follows."]
+    ControlWord = 22, "control-word", "RFC 4385 section 3, RFC 4623 section 4";
 }
 
 impl Reason {
@@ -114,7 +116,8 @@ impl Reason {
             | Self::LabelNotAccepted
             | Self::CrossConnected
             | Self::CrossTooBig
-            | Self::Vrf => false,
+            | Self::Vrf
+            | Self::ControlWord => false,
         }
     }
 

@@ -3,7 +3,8 @@
 use super::egress::Egress;
 use super::frame::{Frame, store};
 use super::ip::Ip;
-use super::{Checked, MAX_LOCAL_POPS, MAX_STACK_DEPTH, OFFSET_MASK, PortView, Verdict, VrfFrame, arrival_port};
+use super::service::SERVICE;
+use super::{Checked, MAX_LOCAL_POPS, MAX_STACK_DEPTH, OFFSET_MASK, PortView, ServiceFrame, Verdict, arrival_port};
 use crate::abi::{Adjacency, LabelStack, MAX_PUSH, Op, PortWord, Reason, RouteEntry, TcToDscp, TtlMode, TtlPropagate};
 use crate::hash::flow_hash;
 use crate::ip::Family;
@@ -18,7 +19,7 @@ pub(super) fn pop_local<F: Frame, T: PortView>(
     accepted: usize,
     l2_len: usize,
     unfinished: usize,
-    vrf_frame: &mut VrfFrame,
+    service_frame: &mut ServiceFrame,
 ) -> Checked<Left> {
     let mut offset = l2_len;
     // Not an `Option`, which leaves bytes undefined: the verifier does not allow copying those.
@@ -36,8 +37,8 @@ pub(super) fn pop_local<F: Frame, T: PortView>(
             return Err(Reason::LabelNotAccepted);
         }
         let (entry, family) = ilm(frame, tables, lse).inspect_err(|&reason| {
-            if reason == Reason::Vrf {
-                *vrf_frame = VrfFrame::new(ttl, offset, unfinished);
+            if reason == SERVICE {
+                *service_frame = ServiceFrame::labelled(ttl, offset, unfinished);
             }
         })?;
         if ttl <= 1 {
@@ -174,12 +175,12 @@ pub(super) fn ilm<F: Frame, T: PortView>(frame: &F, tables: &T, lse: Lse) -> Che
     }
     let entry = tables.ilm(lse.label());
     match entry.op() {
-        Op::None | Op::Pseudowire => Err(Reason::NoRoute),
+        Op::None => Err(Reason::NoRoute),
         Op::Pass => {
             tables.count(entry.slot(), frame.len());
             Err(Reason::PassRoute)
         }
-        Op::VrfPass => Err(Reason::Vrf),
+        Op::VrfPass | Op::Pseudowire => Err(SERVICE),
         _ => Ok((entry, None)),
     }
 }
@@ -202,7 +203,7 @@ pub(super) struct Top {
 
 /// The reason for a special-purpose label other than the nulls and the entropy label indicator.
 #[inline(always)]
-fn special_label(label: Label, bottom: bool) -> Reason {
+pub(super) fn special_label(label: Label, bottom: bool) -> Reason {
     match label {
         // RFC 3032 section 2.1: legal anywhere in the stack except at the bottom.
         Label::ROUTER_ALERT if bottom => Reason::Malformed,

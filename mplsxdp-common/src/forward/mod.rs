@@ -3,7 +3,7 @@
 //!
 //! All checks and look-ups come before the first write: a frame that is an exception, or that is left to the kernel, is
 //! still as it arrived. Only [`Reason::NoHeadroom`] cannot be known in advance: making room fails then, still before
-//! anything is written.
+//! anything is written. The checksum of a frame for a pseudowire may be finished by then.
 
 mod arrival;
 mod cross_connect;
@@ -11,6 +11,8 @@ mod egress;
 mod frame;
 mod ip;
 mod label;
+mod pseudowire;
+mod service;
 mod vrf;
 
 use crate::abi::{
@@ -23,12 +25,15 @@ use crate::ip::{Family, Header};
 use crate::wire::{ETH_HLEN, ETH_P_IP, ETH_P_IPV6, ETH_P_MPLS_UC, LSE_LEN, Label, Lse, VLAN_HLEN};
 pub(crate) use arrival::is_tag;
 pub use arrival::{Arrival, arrival_port};
-use cross_connect::{cross, crossed};
+use cross_connect::{cross, crossed, crossed_to};
 pub use frame::Frame;
 pub(crate) use frame::load_u16;
 use ip::{Ip, hand_up, impose};
 use label::{ALL_LABELS, Left, Top, accepted_labels, ilm, label_operation, one_next_hop, pop_local};
-pub use vrf::{VrfFrame, send_in_vrf};
+pub use pseudowire::{enter_pseudowire, leave_pseudowire};
+use service::SERVICE;
+pub use service::{Service, ServiceFrame, serve};
+pub use vrf::send_in_vrf;
 
 /// How many labels in one frame may be this router's own (`dev lo`, explicit null, entropy indicator) before another
 /// look-up.
@@ -88,12 +93,16 @@ pub trait PortView {
     fn fib<F: Frame>(&self, frame: &F, lookup: &mut FibLookup) -> bool;
     /// How frames leave by the kernel's interface with this index; `None` if it is not a port that sends.
     fn way_out(&self, ifindex: u32) -> Option<CrossConnect>;
-    /// [`send_in_vrf`], which a program has in a function of its own.
-    fn in_vrf<F: Frame>(&self, frame: &mut F, received: VrfFrame) -> u32
+    /// [`serve`], which a program has in functions of its own.
+    fn serve<F: Frame>(&self, frame: &mut F, received: ServiceFrame) -> u32
     where
         Self: Sized,
     {
-        send_in_vrf(frame, self, received)
+        serve(frame, self, received)
+    }
+    /// [`checksum::finish`], which a program has in a function of its own.
+    fn finish_checksum<F: Frame>(&self, frame: &mut F) -> bool {
+        checksum::finish(frame)
     }
     /// The start value of the flow hash. Routers along a path must use different ones; otherwise the second would find
     /// all flows that reach it in the same few buckets.
@@ -120,6 +129,8 @@ pub enum Verdict {
 
 impl Verdict {
     const FORWARD: u32 = 1 << 16;
+    /// In a code: the frame has entered a pseudowire, with its checksum finished if that was necessary.
+    const ENTERED: u32 = 1 << 17;
 
     /// The verdict as one number, for a function that the XDP program calls without inlining: an enum leaves bytes
     /// undefined, and the verifier does not allow returning those.
@@ -165,9 +176,9 @@ pub fn forward<F: Frame, T: PortView>(frame: &mut F, tables: &T) -> Verdict {
                 match switch(frame, tables, lse) {
                     Ok(Some(verdict)) => return verdict,
                     Ok(None) => {}
-                    Err(Reason::Vrf) => {
-                        let vrf_frame = VrfFrame::new(lse.ttl(), ETH_HLEN, 0);
-                        return Verdict::from_code(tables.in_vrf(frame, vrf_frame));
+                    Err(SERVICE) => {
+                        let service_frame = ServiceFrame::labelled(lse.ttl(), ETH_HLEN, 0);
+                        return Verdict::from_code(tables.serve(frame, service_frame));
                     }
                     Err(reason) => return Verdict::Exception(reason),
                 }
@@ -213,11 +224,11 @@ fn forward_and_finish<F: Frame, T: PortView>(frame: &mut F, tables: &T) -> u32 {
     let finishes = match Verdict::from_code(code) {
         // The kernel's note that the checksum is unfinished is still right.
         Verdict::Pass => false,
-        Verdict::Forward { .. } => mode == Checksum::Finish,
+        Verdict::Forward { .. } => mode == Checksum::Finish && code & Verdict::ENTERED == 0,
         Verdict::Exception(reason) => tables.settings().punts(reason),
     };
     if frame.opaque(finishes.into()) != 0
-        && checksum::finish(frame)
+        && tables.finish_checksum(frame)
         && code != Verdict::Exception(Reason::ChecksumFinished).to_code()
     {
         tables.count_reason(port, Reason::ChecksumFinished, received);
@@ -253,18 +264,33 @@ fn switch<F: Frame, T: PortView>(frame: &mut F, tables: &T, lse: Lse) -> Checked
 #[inline(always)]
 fn forward_all<F: Frame, T: PortView>(frame: &mut F, tables: &T, unfinished: usize) -> u32 {
     // Not a part of the code, on which the verifier would process all that comes before once for each number.
-    let mut vrf_frame = VrfFrame::default();
-    match forward_any(frame, tables, unfinished, &mut vrf_frame) {
-        code if code == Reason::Vrf as u32 => tables.in_vrf(frame, vrf_frame),
+    let mut service_frame = ServiceFrame::default();
+    match forward_any(frame, tables, unfinished, &mut service_frame) {
+        code if code == SERVICE as u32 => {
+            // Where the frame is under labels, nothing would find its checksum. Not later: the calls there are too deep for
+            // the stack.
+            if tables.settings().checksum() == Checksum::Finish && service_frame.is_at_attachment_circuit() {
+                let received = frame.len();
+                if tables.finish_checksum(frame) {
+                    tables.count_reason(arrival_port(frame, tables), Reason::ChecksumFinished, received);
+                }
+            }
+            tables.serve(frame, service_frame)
+        }
         code => code,
     }
 }
 
-/// Forwards any frame, except frames with the label of a VRF: for those, it ends in [`Reason::Vrf`] and fills in
-/// `vrf_frame`. Not inlined, to keep its size and its registers out of the common case.
+/// Forwards any frame, except frames of VRFs and pseudowires: for those, it ends in [`SERVICE`] and fills in
+/// `service_frame`. Not inlined, to keep its size and its registers out of the common case.
 #[inline(never)]
-fn forward_any<F: Frame, T: PortView>(frame: &mut F, tables: &T, unfinished: usize, vrf_frame: &mut VrfFrame) -> u32 {
-    decide(frame, tables, unfinished, vrf_frame)
+fn forward_any<F: Frame, T: PortView>(
+    frame: &mut F,
+    tables: &T,
+    unfinished: usize,
+    service_frame: &mut ServiceFrame,
+) -> u32 {
+    decide(frame, tables, unfinished, service_frame)
         .unwrap_or_else(Verdict::Exception)
         .to_code()
 }
@@ -274,20 +300,22 @@ fn decide<F: Frame, T: PortView>(
     frame: &mut F,
     tables: &T,
     unfinished: usize,
-    vrf_frame: &mut VrfFrame,
+    service_frame: &mut ServiceFrame,
 ) -> Checked<Verdict> {
     let Some(start) = frame.load::<8>(0) else {
         return Ok(Verdict::Pass);
     };
     let parent = tables.port(tables.settings().port());
     if parent.has(PortWord::CROSS_CONNECT) {
-        return cross(frame, tables, tables.settings().port(), start, unfinished);
+        let crossed = cross(frame, tables, tables.settings().port(), start, unfinished);
+        return crossed_to(crossed, unfinished, service_frame);
     }
     let Some(arrival) = Arrival::of(frame, tables) else {
         return Ok(Verdict::Pass);
     };
     if let Some(number) = crossed(tables, &arrival) {
-        return cross(frame, tables, number, start, unfinished);
+        let crossed = cross(frame, tables, number, start, unfinished);
+        return crossed_to(crossed, unfinished, service_frame);
     }
     let Some(number) = arrival.port else {
         return if arrival.ethertype == ETH_P_MPLS_UC && parent.is_destination(start) {
@@ -309,7 +337,7 @@ fn decide<F: Frame, T: PortView>(
                 false => ALL_LABELS,
             };
             // Likewise for each of the two.
-            match pop_local(frame, tables, frame.opaque(accepted), l2_len, unfinished, vrf_frame)? {
+            match pop_local(frame, tables, frame.opaque(accepted), l2_len, unfinished, service_frame)? {
                 Left::Label(entry, top) => {
                     let slot = entry.slot();
                     let entry = one_next_hop(frame, tables, entry, top.offset);

@@ -5,7 +5,7 @@ use super::egress::Egress;
 use super::frame::Frame;
 use super::ip::{Ip, impose};
 use super::label::load_lse;
-use super::{Checked, OFFSET_MASK, PortView, Verdict, arrival_port};
+use super::{Checked, OFFSET_MASK, PortView, ServiceFrame, Verdict, arrival_port};
 use crate::abi::{Adjacency, DscpToTc, Op, Reason, TcToDscp, VrfWord};
 use crate::fib::FibLookup;
 use crate::ip::{Family, Header};
@@ -14,41 +14,9 @@ use crate::wire::{ETH_HLEN, IPPROTO_HOPOPTS, IPPROTO_SCTP, IPPROTO_TCP, IPPROTO_
 /// The more-fragments flag and the fragment offset of an IPv4 header.
 const FRAGMENT: u64 = 0x3fff;
 
-/// What is known of a frame with the label of a VRF after the first look at it, as a number: the TTL that applies to the label
-/// (bits 0-7), its offset (8-13), and whether the frame must not leave as it is, because its checksum is unfinished (32-63).
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct VrfFrame(u64);
-
-impl VrfFrame {
-    #[inline(always)]
-    pub(super) const fn new(ttl: u8, offset: usize, unfinished: usize) -> Self {
-        Self(ttl as u64 | (offset as u64) << 8 | (unfinished as u64) << 32)
-    }
-
-    pub const fn from_bits(bits: u64) -> Self {
-        Self(bits)
-    }
-
-    pub const fn to_bits(self) -> u64 {
-        self.0
-    }
-
-    const fn ttl(self) -> u8 {
-        self.0 as u8
-    }
-
-    const fn offset(self) -> usize {
-        (self.0 >> 8) as usize & OFFSET_MASK
-    }
-
-    const fn is_unfinished(self) -> bool {
-        self.0 >> 32 != 0
-    }
-}
-
 /// Pops the label of a VRF and sends the packet, or leaves the frame to the kernel. Returns the code of a verdict.
 #[inline(always)]
-pub fn send_in_vrf<F: Frame, T: PortView>(frame: &mut F, tables: &T, received: VrfFrame) -> u32 {
+pub fn send_in_vrf<F: Frame, T: PortView>(frame: &mut F, tables: &T, received: ServiceFrame) -> u32 {
     send(frame, tables, received)
         .unwrap_or(Verdict::Exception(Reason::PassRoute))
         .to_code()
@@ -56,7 +24,7 @@ pub fn send_in_vrf<F: Frame, T: PortView>(frame: &mut F, tables: &T, received: V
 
 /// Any error means that the kernel must handle the frame.
 #[inline(always)]
-fn send<F: Frame, T: PortView>(frame: &mut F, tables: &T, received: VrfFrame) -> Checked<Verdict> {
+fn send<F: Frame, T: PortView>(frame: &mut F, tables: &T, received: ServiceFrame) -> Checked<Verdict> {
     const TO_KERNEL: Checked<Verdict> = Err(Reason::PassRoute);
     let lse = load_lse(frame, received.offset())?;
     let entry = tables.ilm(lse.label());

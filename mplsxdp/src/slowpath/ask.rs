@@ -4,7 +4,7 @@
 use std::cell::Cell;
 
 use mplsxdp_common::abi::{
-    Adjacency, CrossConnect, Domain, Encapsulation, LabelStack, PortWord, Reason, RouteEntry, Settings,
+    Adjacency, CrossConnect, Domain, Encapsulation, LabelStack, Op, PortWord, Reason, RouteEntry, Settings,
     SubInterfaceKey, TtlMode, VrfWord,
 };
 use mplsxdp_common::fib::FibLookup;
@@ -40,6 +40,8 @@ pub struct Answer {
     pub bucket: Option<u8>,
     /// The frame had a Router Alert label on top, and was forwarded by the label beneath.
     pub router_alert: bool,
+    /// The frame goes into a pseudowire, or that label is that of one: an Ethernet frame is beneath.
+    pub is_pseudowire: bool,
 }
 
 impl Answer {
@@ -80,6 +82,7 @@ fn ask_noted<T: PortView>(frame: &mut MemoryFrame, noted: &Noted<'_, T>) -> Answ
         next_hop: noted.next_hop.get(),
         bucket: noted.bucket.get(),
         router_alert: false,
+        is_pseudowire: noted.is_pseudowire.get(),
     }
 }
 
@@ -136,6 +139,7 @@ fn ask_beneath_alert<T: PortView>(scratch: &mut MemoryFrame, received: Received<
         next_hop: None,
         bucket: None,
         router_alert: true,
+        is_pseudowire: false,
     };
     let Some((alert, beneath, offset)) = found else {
         return answer;
@@ -199,6 +203,7 @@ struct Noted<'a, T> {
     tables: &'a T,
     port: PortWord,
     label: Cell<Option<Label>>,
+    is_pseudowire: Cell<bool>,
     adjacency: Cell<Option<u16>>,
     /// A frame has one next hop: the one looked up after it is its backup.
     next_hop: Cell<Option<u16>>,
@@ -216,6 +221,7 @@ impl<'a, T: PortView> Noted<'a, T> {
             tables,
             port: tables.port(tables.settings().port()),
             label: Cell::new(None),
+            is_pseudowire: Cell::new(false),
             adjacency: Cell::new(None),
             next_hop: Cell::new(None),
             bucket: Cell::new(None),
@@ -247,6 +253,7 @@ impl<T: PortView> PortView for Noted<'_, T> {
     }
 
     fn attachment(&self, index: u32) -> (RouteEntry, Encapsulation) {
+        self.is_pseudowire.set(true);
         self.tables.attachment(index)
     }
 
@@ -259,8 +266,10 @@ impl<T: PortView> PortView for Noted<'_, T> {
     }
 
     fn ilm(&self, label: Label) -> RouteEntry {
+        let entry = self.tables.ilm(label);
         self.label.set(Some(label));
-        self.tables.ilm(label)
+        self.is_pseudowire.set(entry.op() == Op::Pseudowire);
+        entry
     }
 
     fn ftn_v4(&self, domain: Domain, destination: [u8; 4]) -> RouteEntry {

@@ -164,7 +164,7 @@ impl SlowPath {
                 let again = ask_of_received(&mut self.scratch, received, &world.tables_at(received.port));
                 self.conclude(received, again, Outcome::Forwarded, world, now, emit);
             }
-            (Verdict::Exception(Reason::Unresolved), Some(adjacency)) => {
+            (Verdict::Exception(Reason::Unresolved), Some(adjacency)) if !answer.is_pseudowire => {
                 self.wait(received, adjacency, answer.backup(), now, emit);
             }
             _ => self.conclude(received, answer, Outcome::Forwarded, world, now, emit),
@@ -282,6 +282,14 @@ impl SlowPath {
         emit: &mut Emit<'_>,
     ) {
         let outcome = match answer.verdict {
+            // RFC 5085 section 5.1.2: the alert makes it a packet of the control channel.
+            _ if answer.is_pseudowire && answer.router_alert => Outcome::Oam,
+            // Nothing but the program puts frames into pseudowires and takes them out. The route or the next hop may be new.
+            Verdict::Forward { .. } | Verdict::Exception(Reason::Unresolved) if answer.is_pseudowire => {
+                Outcome::NotHandled
+            }
+            // Nobody sent an IP packet here.
+            Verdict::Exception(Reason::TtlExpired) if answer.is_pseudowire => Outcome::NoAnswerDue,
             Verdict::Forward { .. } | Verdict::Pass if self.scratch.trimmed() > 0 => Outcome::Trimmed,
             Verdict::Forward { port } => {
                 let frame = self.scratch.bytes();
@@ -321,6 +329,7 @@ impl SlowPath {
                 | Reason::CrossConnected
                 | Reason::CrossTooBig
                 | Reason::Vrf
+                | Reason::ControlWord
                 | Reason::UnknownVlan
                 | Reason::NoFtn
                 | Reason::NoHeadroom

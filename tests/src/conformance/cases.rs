@@ -153,8 +153,7 @@ pub fn read(directory: &Path) -> Result<Cases, Vec<Problem>> {
                 case.name
             ));
         }
-        let is_made_up =
-            |line: &Line| matches!(&*line.port, "labels" | "cross" | "cross-vlan") || line.headroom.is_some();
+        let is_made_up = |line: &Line| lab::is_made_up(&line.port) || line.headroom.is_some();
         let not_real = |line: &&Line| is_made_up(line) && line.no_veth.is_none();
         if let Some(line) = case.lines.iter().find(not_real) {
             report(format!(

@@ -12,7 +12,7 @@ use mplsxdp::dataplane::release::Release;
 use mplsxdp::lfib::Lfib;
 use mplsxdp_common::abi::{Counter, Loss, MAX_PUSH, Reason};
 use mplsxdp_common::forward::Verdict;
-use mplsxdp_common::wire::LSE_LEN;
+use mplsxdp_common::wire::{ETH_HLEN, LSE_LEN};
 
 use super::cases::{After, Case, Line, Options};
 use super::host::{Host, counted_reason, loss};
@@ -24,8 +24,9 @@ pub const XDP_PASS: u32 = 2;
 pub const XDP_REDIRECT: u32 = 4;
 /// An interface that exists in every network namespace. A redirect to it is decided; TEST_RUN does not carry it out.
 pub const LOOPBACK: u32 = 1;
-/// Room in TEST_RUN's output for the most by which a frame can grow: pushed labels, and two VLAN tags.
-const ROOM: usize = MAX_PUSH * LSE_LEN + 2 * TAG_LEN;
+/// Room in TEST_RUN's output for the most by which a frame can grow: pushed labels, a flow label, a control word, an
+/// Ethernet header, and two VLAN tags there and one beneath.
+const ROOM: usize = (MAX_PUSH + 2) * LSE_LEN + ETH_HLEN + 3 * TAG_LEN;
 const TAG_LEN: usize = 4;
 /// The kernel keeps some of TEST_RUN's 256 bytes of headroom for a `struct xdp_frame`, as in a driver's buffer.
 /// Metadata, which lies before the frame, takes up the rest.

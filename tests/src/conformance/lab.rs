@@ -12,13 +12,13 @@ use mplsxdp::lfib::pass::Claim;
 use mplsxdp::lfib::{Budget, Lfib, Mode, VrfDevice};
 use mplsxdp::route::Owner;
 use mplsxdp_common::abi::{
-    Adjacency, Checksum, Counter, CrossConnect, Domain, MAX_ADJACENCIES, MAX_FTN, PortWord, Reason, Settings,
+    Adjacency, Checksum, Counter, CrossConnect, Domain, MAX_ADJACENCIES, MAX_FTN, Op, PortWord, Reason, Settings,
     SubInterfaceKey, TtlMode, VlanTags,
 };
-use mplsxdp_common::forward::{Verdict, forward};
-use mplsxdp_common::wire::{ETH_P_8021AD, ETH_P_8021Q, Mac};
+use mplsxdp_common::forward::{Arrival, PortView as _, Verdict, forward};
+use mplsxdp_common::wire::{ETH_P_8021AD, ETH_P_8021Q, Label, Mac};
 
-use super::notation::{OWN_MAC, OWN_V4, OWN_V6};
+use super::notation::{OWN_MAC, OWN_V4, OWN_V6, anatomy};
 
 /// Small tables, so that tests soon reach a label, stack or counter slot beyond the end.
 pub const CAPACITY: Capacity = Capacity {
@@ -146,6 +146,7 @@ pub fn install<T: Tables>(tables: T) -> Lfib<T> {
         let neighbour = neighbours().into_iter().find(|neighbour| neighbour.dev == &*dev);
         lfib.set_next_hop(id, neighbour.unwrap().adjacency);
     }
+    pseudowires::store(lfib.tables_mut());
     lfib
 }
 
@@ -170,18 +171,40 @@ pub fn settings() -> Vec<Settings> {
         .collect()
 }
 
-/// The kinds of ports that frames arrive at.
-pub const PORT_KINDS: [&str; 7] = ["core", "labels", "ip", "local", "tx", "cross", "cross-vlan"];
+/// The kinds of ports that frames arrive at. Those with `pw` are attachment circuits.
+pub const PORT_KINDS: [&str; 15] = [
+    "core",
+    "labels",
+    "ip",
+    "local",
+    "tx",
+    "cross",
+    "cross-vlan",
+    "pw",
+    "pw-no-cw",
+    "pw-flow",
+    "pw-tagged",
+    "pw-tunnel",
+    "pw-narrow",
+    "pw-silent",
+    "pw-vlan",
+];
+
+/// Whether the real router of the cases has no such port.
+pub fn is_made_up(kind: &str) -> bool {
+    matches!(kind, "labels" | "cross" | "cross-vlan") || kind.starts_with("pw")
+}
 
 /// The `PORTS` entry of a kind of port.
 pub fn port_word(kind: &str) -> PortWord {
     let flags = match kind {
-        "core" | "cross-vlan" => PortWord::MPLS | PortWord::IMPOSE,
+        "core" | "cross-vlan" | "pw-vlan" => PortWord::MPLS | PortWord::IMPOSE,
         "labels" => PortWord::MPLS,
         "ip" => PortWord::IMPOSE,
         "local" => PortWord::IMPOSE | PortWord::LOCAL,
         "tx" => 0,
         "cross" => PortWord::CROSS_CONNECT,
+        kind if pseudowires::attachment(kind).is_some() => PortWord::CROSS_CONNECT,
         _ => panic!("no such kind of port: {kind}"),
     };
     PortWord::new(OWN_MAC, flags)
@@ -195,18 +218,106 @@ const CROSSED: [CrossConnect; ARRIVAL_TAGS.len()] = [
     CrossConnect::new(TX_PORTS[1], LONGEST).without_tags(2),
 ];
 
-/// The longest frame that goes through a cross-connect.
+/// The longest frame that goes through a cross-connect, or out of a pseudowire.
 const LONGEST: u16 = 1518;
+
+/// Pseudowires. Routes of case files are about labels and prefixes, so these are stored beside them.
+mod pseudowires {
+    use mplsxdp::dataplane::Tables;
+    use mplsxdp_common::abi::{CrossConnect, Encapsulation, LabelStack, Op, RouteEntry, TtlPropagate};
+    use mplsxdp_common::wire::{ETH_P_8021Q, Label};
+
+    use super::{ARRIVAL_TAGS, CAPACITY, LONGEST, TX_PORTS, neighbours};
+
+    /// The first label of one. `conformance/README.md` has the list.
+    const FIRST: u32 = 900;
+    /// The label that the other end has chosen.
+    const REMOTE: Label = Label::from_low_bits(901);
+    /// The label of the LSP to the other end.
+    const TUNNEL: Label = Label::from_low_bits(801);
+    /// A stack that no route has.
+    const STACK: u32 = CAPACITY.stacks - 2;
+    /// A next hop that is not resolved.
+    const SILENT: u16 = u16::MAX >> 2;
+
+    const PLAIN: Encapsulation = Encapsulation::new();
+    const WORD: Encapsulation = PLAIN.with_control_word(true);
+
+    /// The ports whose frames enter pseudowires, and the pseudowires by their indexes.
+    const ATTACHMENTS: [(&str, Encapsulation, &str); 9] = [
+        ("pw", WORD, "a"),
+        ("pw-no-cw", PLAIN, "a"),
+        ("pw-flow", WORD.with_flow_label(true), "a"),
+        ("pw-tagged", WORD.with_tag(Some(0)), "a"),
+        ("pw-tunnel", WORD, "b"),
+        ("pw-narrow", WORD, "narrow"),
+        ("pw-silent", WORD, "silent"),
+        // The sub-interfaces of `pw-vlan`.
+        ("", WORD.without_tags(1), "a"),
+        ("", WORD.without_tags(2).with_tag(Some(7)), "a"),
+    ];
+
+    /// The index of the first of the two.
+    const BEHIND_TAGS: u32 = 7;
+    pub const SUB_INTERFACES: [CrossConnect; ARRIVAL_TAGS.len()] = [
+        CrossConnect::attachment_circuit(BEHIND_TAGS),
+        CrossConnect::attachment_circuit(BEHIND_TAGS + 1),
+    ];
+
+    /// Where the frames of a kind of port go, if it is an attachment circuit.
+    pub fn attachment(kind: &str) -> Option<CrossConnect> {
+        let index = ATTACHMENTS.iter().position(|(name, ..)| *name == kind)?;
+        Some(CrossConnect::attachment_circuit(index as u32))
+    }
+
+    pub fn store(tables: &mut impl Tables) {
+        let to_b = CrossConnect::new(TX_PORTS[1], LONGEST);
+        let to_vlan = CrossConnect::new(TX_PORTS[2], LONGEST).with_tags(&[(ETH_P_8021Q, 200)]);
+        let ways_out = [
+            (to_b, WORD),
+            (to_b, PLAIN),
+            (to_b, WORD.with_flow_label(true)),
+            (to_vlan, WORD.without_tags(1)),
+            (to_b, WORD.without_tags(1)),
+            (to_vlan, WORD),
+            (CrossConnect::NOWHERE, WORD),
+        ];
+        let entry = |op, operand, next_hop| RouteEntry::new(op, TtlPropagate::Default, operand, next_hop, 0);
+        for (index, (cross, encapsulation)) in (0..).zip(ways_out) {
+            tables.store_pseudowire(index, cross, encapsulation);
+            tables.store_ilm(Label::from_low_bits(FIRST + index), entry(Op::Pseudowire, index, 0));
+        }
+        tables.store_stack(STACK, LabelStack::new(&[TUNNEL, REMOTE], None).unwrap());
+        for (index, (kind, encapsulation, dev)) in (0..).zip(ATTACHMENTS) {
+            let neighbour = neighbours().into_iter().find(|neighbour| neighbour.dev == dev);
+            let adjacency = neighbour.and_then(|neighbour| neighbour.adjacency);
+            let index_of = |adjacency| (0..SILENT).find(|&index| tables.adjacency(index) == adjacency);
+            let next_hop = adjacency.map_or(SILENT, |adjacency| index_of(adjacency).unwrap());
+            let entry = match kind {
+                "pw-tunnel" => entry(Op::Stack, STACK, next_hop),
+                _ => entry(Op::Label, REMOTE.get(), next_hop),
+            };
+            tables.store_attachment(index, entry, encapsulation);
+        }
+    }
+}
 
 /// Makes frames arrive at a port of this kind, and at its sub-interfaces.
 pub fn store_port(tables: &mut impl Tables, settings: Settings, kind: &str) {
-    let cross = CrossConnect::new(TX_PORTS[1], LONGEST);
+    let cross = pseudowires::attachment(kind).unwrap_or(CrossConnect::new(TX_PORTS[1], LONGEST));
     tables.store_cross_connect(settings.port() as u16, cross);
-    for (index, cross) in CROSSED.into_iter().enumerate() {
+    let crossed = match kind {
+        "pw-vlan" => pseudowires::SUB_INTERFACES,
+        _ => CROSSED,
+    };
+    for (index, cross) in crossed.into_iter().enumerate() {
         tables.store_cross_connect(arrival_sub_interface(settings, index), cross);
     }
     let word = port_word(kind);
-    let tagged = if kind == "cross-vlan" { port_word("cross") } else { word };
+    let tagged = match kind {
+        "cross-vlan" | "pw-vlan" => port_word("cross"),
+        _ => word,
+    };
     store_port_words(tables, settings, word, tagged);
 }
 
@@ -261,4 +372,38 @@ pub fn run_in(tables: &MemoryTables, settings: Settings, mut frame: MemoryFrame)
         crossed: port_of(Reason::CrossConnected),
         in_vrf: port_of(Reason::Vrf),
     }
+}
+
+/// Which way a frame goes that is forwarded through a pseudowire.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Pseudowire {
+    Enters,
+    Leaves,
+}
+
+/// Whether a frame that is forwarded enters or leaves a pseudowire.
+pub fn pseudowire(tables: &MemoryTables, settings: Settings, frame: &[u8]) -> Option<Pseudowire> {
+    let view = tables.at_wire(settings);
+    let parent = settings.port();
+    let is_crossed = |number: &u32| view.port(*number).has(PortWord::CROSS_CONNECT);
+    let by_tags = || {
+        let arrival = Arrival::of(&MemoryFrame::new(frame), &view)?;
+        let by_outer_tag = || view.sub_interface(SubInterfaceKey::new(parent, arrival.outer_vid, 0));
+        arrival.port.or_else(by_outer_tag)
+    };
+    if let Some(number) = Some(parent).filter(is_crossed).or_else(|| by_tags().filter(is_crossed)) {
+        let attachment = view.cross_connect(view.port(number), number).attachment();
+        return attachment.map(|_| Pseudowire::Enters);
+    }
+    let mut stack = anatomy(frame).stack.into_iter();
+    while let Some(lse) = stack.next() {
+        match (lse.label(), view.ilm(lse.label()).op()) {
+            (Label::ENTROPY_INDICATOR, _) => drop(stack.next()),
+            (Label::IPV4_EXPLICIT_NULL | Label::IPV6_EXPLICIT_NULL, _) => {}
+            (label, Op::Local | Op::LocalPass) if !label.is_special() => {}
+            (label, Op::Pseudowire) if !label.is_special() => return Some(Pseudowire::Leaves),
+            _ => break,
+        }
+    }
+    None
 }

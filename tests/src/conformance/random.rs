@@ -6,8 +6,8 @@ use std::num::NonZeroU8;
 
 use mplsxdp::dataplane::{FtnKey, Tables};
 use mplsxdp_common::abi::{
-    Adjacency, CrossConnect, Domain, DscpToTc, LabelRange, LabelStack, MAX_PUSH, Op, PortWord, RouteEntry, Settings,
-    SubInterfaceKey, TcToDscp, TrafficClasses, TtlPropagate, VlanTags, VrfWord,
+    Adjacency, CrossConnect, Domain, DscpToTc, Encapsulation, LabelRange, LabelStack, MAX_PUSH, Op, PortWord,
+    RouteEntry, Settings, SubInterfaceKey, TcToDscp, TrafficClasses, TtlPropagate, VlanTags, VrfWord,
 };
 use mplsxdp_common::wire::{
     ETH_P_8021AD, ETH_P_8021Q, ETH_P_IP, IPPROTO_SCTP, IPPROTO_TCP, IPPROTO_UDP, LSP_PING_PORT, Label, Lse, Mac,
@@ -25,6 +25,8 @@ const STACKS: u32 = 16;
 const SLOTS: u32 = 32;
 const GROUPS: u32 = 4;
 const PAIRS: u32 = 8;
+/// Pseudowires, and attachment circuits. One more of each does not exist.
+const PSEUDOWIRES: u32 = 4;
 /// The VRFs of labels; others do not exist.
 const VRFS: u32 = 4;
 /// No interface has this index: the kernel's FIB has no answer, so packets get labels or are left to the kernel.
@@ -59,6 +61,8 @@ pub struct World {
     groups: Vec<Vec<RouteEntry>>,
     /// The entries of a next hop and of its backup.
     pairs: Vec<[RouteEntry; 2]>,
+    pseudowires: Vec<(CrossConnect, Encapsulation)>,
+    attachments: Vec<(RouteEntry, Encapsulation)>,
     /// Each of [`lab::settings`].
     ports: Vec<Port>,
 }
@@ -137,6 +141,12 @@ impl World {
         for (index, &pair) in (0..).zip(&self.pairs) {
             tables.store_pair(index, pair);
         }
+        for (index, &(cross, encapsulation)) in (0..).zip(&self.pseudowires) {
+            tables.store_pseudowire(index, cross, encapsulation);
+        }
+        for (index, &(entry, encapsulation)) in (0..).zip(&self.attachments) {
+            tables.store_attachment(index, entry, encapsulation);
+        }
         for (index, domain) in (0..VRFS).zip(DOMAINS.into_iter().cycle()) {
             tables.store_vrf(index, VrfWord::new(NO_INTERFACE, domain));
         }
@@ -156,18 +166,47 @@ pub fn world() -> impl Strategy<Value = World> {
     let groups = prop::collection::vec(prop::collection::vec(route_entry(), 1..5), GROUPS as usize);
     let pair = prop_oneof![3 => [next_hop_entry(), next_hop_entry()], 1 => [route_entry(), route_entry()]];
     let pairs = prop::collection::vec(pair, PAIRS as usize);
-    let ports = prop::collection::vec(port(), lab::settings().len());
-    (ilm, adjacencies, stacks, ftn, groups, pairs, ports).prop_map(
-        |(ilm, adjacencies, stacks, ftn, groups, pairs, ports)| World {
-            ilm,
-            adjacencies,
-            stacks,
-            ftn,
-            groups,
-            pairs,
-            ports,
-        },
+    let ports = prop::collection::vec(port(), lab::settings().len()).boxed();
+    // Boxed, because all of a world's strategies together would be too large for the stack of a test.
+    let pseudowires = prop::collection::vec((cross_connect(), encapsulation()), PSEUDOWIRES as usize).boxed();
+    // With the same operations as a prefix: labels are pushed.
+    let attachments = prop::collection::vec((ftn_entry(), encapsulation()), PSEUDOWIRES as usize).boxed();
+    (
+        ilm,
+        adjacencies,
+        stacks,
+        ftn,
+        groups,
+        pairs,
+        (pseudowires, attachments),
+        ports,
     )
+        .prop_map(
+            |(ilm, adjacencies, stacks, ftn, groups, pairs, (pseudowires, attachments), ports)| World {
+                ilm,
+                adjacencies,
+                stacks,
+                ftn,
+                groups,
+                pairs,
+                pseudowires,
+                attachments,
+                ports,
+            },
+        )
+}
+
+fn encapsulation() -> impl Strategy<Value = Encapsulation> {
+    let tag = weighted(0.3, 0u16..4096);
+    let sensible =
+        (weighted(0.7, Just(())), any::<bool>(), 0usize..3, tag).prop_map(|(word, flow_label, lost, vid)| {
+            Encapsulation::new()
+                .with_control_word(word.is_some())
+                .with_flow_label(flow_label)
+                .without_tags(lost)
+                .with_tag(vid)
+        });
+    prop_oneof![30 => sensible, 1 => any::<u64>().prop_map(Encapsulation::from_bits)]
 }
 
 fn port() -> impl Strategy<Value = Port> {
@@ -176,8 +215,12 @@ fn port() -> impl Strategy<Value = Port> {
             6 => Just(PortWord::MPLS | PortWord::IMPOSE),
             1 => Just(PortWord::MPLS | PortWord::RANGES),
             2 => Just(PortWord::MPLS | PortWord::IMPOSE | PortWord::CLASSES),
-            1 => Just(PortWord::CROSS_CONNECT),
-            2 => any::<u8>(),
+            2 => Just(PortWord::CROSS_CONNECT),
+            // No cross-connected port accepts labels.
+            2 => any::<u8>().prop_map(|flags| match flags & PortWord::CROSS_CONNECT {
+                0 => flags,
+                _ => flags & !PortWord::MPLS,
+            }),
         ]
     };
     let domain = || prop_oneof![6 => select(DOMAINS.to_vec()), 1 => Just(Domain::EMPTY)];
@@ -205,7 +248,12 @@ fn cross_connect() -> impl Strategy<Value = CrossConnect> {
             .with_tags(&added)
             .with_one_buffer(one_buffer)
     });
-    prop_oneof![30 => sensible, 1 => Just(CrossConnect::NOWHERE), 1 => any::<u64>().prop_map(CrossConnect::from_bits)]
+    prop_oneof![
+        30 => sensible,
+        15 => (0..=PSEUDOWIRES).prop_map(CrossConnect::attachment_circuit),
+        1 => Just(CrossConnect::NOWHERE),
+        1 => any::<u64>().prop_map(CrossConnect::from_bits),
+    ]
 }
 
 fn label_range() -> impl Strategy<Value = LabelRange> {
@@ -241,6 +289,7 @@ fn route_entry() -> impl Strategy<Value = RouteEntry> {
         4 => Just(Op::Protected),
         1 => Just(Op::Pass),
         2 => Just(Op::VrfPass),
+        5 => Just(Op::Pseudowire),
     ])
 }
 
@@ -396,7 +445,7 @@ fn tags() -> impl Strategy<Value = Vec<[u16; 2]>> {
     number.prop_flat_map(move |number| prop::collection::vec(tag.clone(), number))
 }
 
-fn whole_frame() -> impl Strategy<Value = Frame> {
+fn whole_frame() -> BoxedStrategy<Frame> {
     let destination = prop_oneof![
         30 => Just(OWN_MAC),
         1 => Just(Mac([0xff; 6])),
@@ -410,16 +459,16 @@ fn whole_frame() -> impl Strategy<Value = Frame> {
     ];
     let tag = (prop_oneof![Just(0x8100), Just(0x88a8)], any::<u16>()).prop_map(|(tpid, tci)| Tag { tpid, tci });
     let tags = prop_oneof![49 => Just(Vec::new()), 1 => prop::collection::vec(tag, 1..4)];
-    (destination, ethertype, tags, stack(), payload()).prop_map(|(destination, ethertype, tags, stack, payload)| {
-        Frame {
+    (destination, ethertype, tags, stack(), payload())
+        .prop_map(|(destination, ethertype, tags, stack, payload)| Frame {
             destination,
             source: PEER_MAC,
             tags,
             ethertype,
             stack,
             payload,
-        }
-    })
+        })
+        .boxed()
 }
 
 fn stack() -> impl Strategy<Value = Vec<Lse>> {
@@ -446,8 +495,39 @@ fn stack() -> impl Strategy<Value = Vec<Lse>> {
 fn payload() -> impl Strategy<Value = Payload> {
     prop_oneof![
         10 => packet().prop_map(Payload::Ip),
+        4 => in_pseudowire().prop_map(Payload::Bytes).boxed(),
         1 => prop::collection::vec(any::<u8>(), 0..60).prop_map(Payload::Bytes),
     ]
+}
+
+/// What may be in a pseudowire: an Ethernet frame, mostly with a control word in front.
+fn in_pseudowire() -> impl Strategy<Value = Vec<u8>> {
+    let word = prop_oneof![
+        1 => Just(None),
+        4 => Just(Some(0u32)),
+        1 => (0u32..64).prop_map(|length| Some(length << 16)),
+        1 => any::<u32>().prop_map(|rest| Some(rest & 0x0f3f_ffff)),
+        1 => any::<u32>().prop_map(Some),
+    ];
+    let destination = prop_oneof![
+        6 => any::<[u8; 6]>(),
+        1 => Just(OWN_MAC.0),
+        1 => Just([0x01, 0x80, 0xc2, 0, 0, 1]),
+    ];
+    let tag = (select(vec![ETH_P_8021Q, ETH_P_8021AD]), any::<u16>());
+    let tags = prop::collection::vec(tag, 0..3);
+    (word, destination, tags, packet()).prop_map(|(word, destination, tags, packet)| {
+        let frame = Frame {
+            destination: Mac(destination),
+            source: PEER_MAC,
+            tags: tags.into_iter().map(|(tpid, tci)| Tag { tpid, tci }).collect(),
+            ethertype: None,
+            stack: Vec::new(),
+            payload: Payload::Ip(packet),
+        };
+        let word = word.into_iter().flat_map(u32::to_be_bytes);
+        word.chain(frame.to_bytes()).collect()
+    })
 }
 
 fn packet() -> impl Strategy<Value = Packet> {

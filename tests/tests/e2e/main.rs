@@ -30,6 +30,7 @@ mod owners;
 mod persist;
 mod ports;
 mod preflight;
+mod pseudowire;
 mod routes;
 mod routing;
 mod sandbox;
@@ -94,6 +95,7 @@ fn main() -> Result<()> {
         frr::tests(),
         vlan::tests(),
         xconnect::tests(),
+        pseudowire::tests(),
         vrf::tests(),
         devices::tests(),
         capture::tests(),

@@ -303,6 +303,8 @@ fn by_tshark() -> Result<()> {
     let mut command = Command::new("tshark");
     let remote = format!("mpls.label=={REMOTE},pwethcw");
     command.args(["-r", "-", "-n", "-d", &remote, "-T", "fields", "-E", "separator=;"]);
+    // It guesses what customers' datagrams are, and calls them malformed then.
+    command.args(["--disable-protocol", "udp"]);
     let fields = [
         "mpls.label",
         "mpls.exp",

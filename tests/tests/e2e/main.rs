@@ -1,6 +1,7 @@
 //! End-to-end tests: `mplsxdp` in network namespaces, real frames in, exact frames out. `tests/README.md` lists them.
 //! A test that this machine cannot run is counted as ignored, with the reason; it never passes.
 
+mod attachment;
 mod bench;
 mod capture;
 mod checksum;
@@ -96,6 +97,7 @@ fn main() -> Result<()> {
         vlan::tests(),
         xconnect::tests(),
         pseudowire::tests(),
+        attachment::tests(),
         vrf::tests(),
         devices::tests(),
         capture::tests(),

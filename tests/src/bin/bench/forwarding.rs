@@ -33,7 +33,7 @@ use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::Pid;
 
 use super::generator::{self, Draws, Generator, Headers, Size};
-use super::rows::{CROSS, Counters, Keys, Measure, ROWS, Row, VLAN};
+use super::rows::{Counters, Keys, Measure, ROWS, Row, VLAN};
 use super::{median, sorted};
 
 /// What the frames leave by has room for labels.
@@ -348,29 +348,27 @@ impl<'a> Bench<'a> {
 
     /// Gives a switch the routes of a row.
     fn route_by_switch(&mut self, row: &Row, keys: &[String], contender: Contender) -> Result<()> {
-        let routes = match row.route {
-            CROSS => String::new(),
-            _ => self.routes(row, keys, contender)?,
-        };
+        let crosses = row.crosses();
+        let route = self.route(row, contender)?;
+        let routes = if crosses { String::new() } else { lines(keys, &route) };
         let switch = self.switch(contender, row.counters)?;
         switch.router.run_with("route restore --allow-empty", &routes)?;
-        let (from, to) = (contender.ports()[1], contender.way_out()[0]);
-        // A port with sub-interfaces cannot be cross-connected.
-        let commands = match (row.route == CROSS, switch.is_crossed) {
-            (true, _) => vec![
-                format!("link del {from}.{VLAN}"),
-                format!("xconnect add {from} {to} one-way"),
-            ],
-            (false, true) => vec![
+        let from = contender.ports()[1];
+        let mut commands = Vec::new();
+        if switch.is_crossed {
+            commands.extend([
                 format!("xconnect del {from}"),
                 format!("link add {from}.{VLAN} checksum trust"),
-            ],
-            (false, false) => Vec::new(),
-        };
+            ]);
+        }
+        // A port with sub-interfaces cannot be cross-connected.
+        if crosses {
+            commands.extend([format!("link del {from}.{VLAN}"), route]);
+        }
         for command in commands {
             switch.router.run(&command)?;
         }
-        switch.is_crossed = row.route == CROSS;
+        switch.is_crossed = crosses;
         Ok(())
     }
 
@@ -516,8 +514,8 @@ impl<'a> Bench<'a> {
         slot.as_mut().context("no switch")
     }
 
-    /// The routes of a row as `route restore` reads them.
-    fn routes(&self, row: &Row, keys: &[String], contender: Contender) -> Result<String> {
+    /// What follows the key in each route of a row, or the command that is there in place of routes.
+    fn route(&self, row: &Row, contender: Contender) -> Result<String> {
         let [outer, inner] = contender.ports();
         let [out, far] = contender.way_out();
         let next = self.netns.mac(far)?;
@@ -525,8 +523,10 @@ impl<'a> Bench<'a> {
             .route
             .replace("{next}", &format!("via link {next} dev {out}"))
             .replace("{tagged}", &format!("via link {next} dev {out}.{VLAN}"))
-            .replace("{back}", &format!("via link {} dev {inner}", self.netns.mac(outer)?));
-        Ok(lines(keys, &route))
+            .replace("{back}", &format!("via link {} dev {inner}", self.netns.mac(outer)?))
+            .replace("{from}", inner)
+            .replace("{to}", out);
+        Ok(route)
     }
 
     /// Gives the kernel the routes of a row.

@@ -62,6 +62,11 @@ pub enum Keys {
 pub const VLAN: u16 = 100;
 
 impl Row {
+    /// Whether every frame of the port where they arrive goes elsewhere: there are no routes for keys.
+    pub fn crosses(&self) -> bool {
+        matches!(self.route, CROSS | INTO_PSEUDOWIRE)
+    }
+
     /// What `ip route` calls [`Row::route`]. `None` if the kernel has no such route, or was not asked for it.
     pub fn kernel_route(&self) -> Option<String> {
         let is_plain = self.measure == Measure::Forwarding && self.traffic.tag.is_none();
@@ -115,8 +120,9 @@ const fn all_counted(row: Row) -> Row {
 
 const SWAP: &str = "as {out} {next}";
 const IMPOSE: &str = "encap mpls {out} {next}";
-/// No routes: the port where frames arrive is cross-connected with the one where they leave.
-pub const CROSS: &str = "xconnect";
+/// No routes for keys: every frame of the port where they arrive goes elsewhere.
+const CROSS: &str = "xconnect add {from} {to} one-way";
+const INTO_PSEUDOWIRE: &str = "xconnect add {from} encap mpls 500 {next}";
 /// As many labels as the default counter slots are for.
 const COUNTED: u32 = 65_520;
 const ALL: u32 = MAX_LABELS - Label::FIRST_ORDINARY.get();
@@ -178,6 +184,9 @@ pub const ROWS: &[Row] = &[
         "as {out} {back}",
     ),
     row("xconnect", "cross-connect", labels(4096), CROSS),
+    row("pw-in", "into a pseudowire", labels(4096), INTO_PSEUDOWIRE),
+    // Whatever is beneath the label is a frame.
+    row("pw-out", "out of a pseudowire", labels(4096), "xconnect {to} no-cw"),
     impose("impose-1", "imposition, 1 IPv4 prefix", Keys::Few(Family::V4, 1)),
     impose(
         "impose-256",

@@ -158,6 +158,7 @@ fn frr_vty() -> FrrVty {
         socket: "/var/run/frr/zebra.vty".into(),
         answered_seconds: Some(2.5),
         took_seconds: Some(0.25),
+        pseudowires: 1,
         failure: Some("there is no /var/run/frr/zebra.vty: zebra is not running".into()),
         ..FrrVty::default()
     }

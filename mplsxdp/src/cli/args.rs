@@ -137,7 +137,7 @@ pub enum Command {
         allow_empty: bool,
         /// Whose routes to add, change, delete, flush, save and restore; the default is static. With `show`: list only
         /// these.
-        #[arg(long, value_name = "static|fpm|kernel")]
+        #[arg(long, value_name = "static|fpm|kernel|frr")]
         owner: Option<Source>,
     },
     /// The ports: interfaces that the switch uses.

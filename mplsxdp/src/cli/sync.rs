@@ -138,12 +138,13 @@ fn lines_of_vty(vty: &FrrVty) -> Vec<String> {
         answered_seconds,
         took_seconds,
         bytes,
+        pseudowires,
         failure,
     } = vty;
     let mut lines = vec![format!("    socket {socket}: answers {answers} failures {failures}")];
     if let Some((seconds, took)) = answered_seconds.zip(*took_seconds) {
         lines.push(format!(
-            "        last answer {} ago, {bytes} bytes in {took:.3} s",
+            "        last answer {} ago, {bytes} bytes in {took:.3} s, pseudowires {pseudowires}",
             ago(seconds)
         ));
     }

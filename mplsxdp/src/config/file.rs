@@ -409,7 +409,12 @@ mod tests {
         assert_eq!((both.unknown, both.icmp_via), (UnknownPolicy::Pass, IcmpVia::Ip));
         assert_eq!((both.hold.get(), both.punt_rate.get(), both.verbose), (5, 3, 1));
         // The command line takes precedence for its owners.
-        let preferences = [(Source::Static, 1), (Source::Fpm, 30), (Source::Kernel, 40)];
+        let preferences = [
+            (Source::Static, 1),
+            (Source::Fpm, 30),
+            (Source::Frr, 30),
+            (Source::Kernel, 40),
+        ];
         assert!(both.preferences().iter().eq(preferences));
         // Each family by itself.
         assert_eq!(both.icmp_source_v4, Some(Ipv4Addr::new(192, 0, 2, 2)));
@@ -645,7 +650,7 @@ routes = [
             ),
             (
                 "prefer = [\"bgp=5\"]",
-                "f.toml:2:11: `prefer`: `bgp` is not an owner of routes: `static`, `fpm` or `kernel`",
+                "f.toml:2:11: `prefer`: `bgp` is not an owner of routes: `static`, `fpm`, `kernel` or `frr`",
             ),
             (
                 "icmp-source = [\"192.0.2.1\", \"192.0.2.1\", \"192.0.2.2\", \"2001:db8::1\"]",

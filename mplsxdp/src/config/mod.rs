@@ -430,9 +430,13 @@ impl Given {
                 self.refuse_option("sync", index, Reason::SourceTwice(source.name()));
             }
         }
-        let backups = self.options.sync.iter().position(|source| source.source().is_none());
+        let backups = self
+            .options
+            .sync
+            .iter()
+            .position(|source| source.frr_directory().is_some());
         if let Some(index) = backups
-            && self.options.sync.iter().all(|source| source.source().is_none())
+            && self.options.sync.iter().all(|source| source.frr_directory().is_some())
         {
             self.refuse_option("sync", index, Reason::BackupsWithoutRoutes);
         }

@@ -26,7 +26,8 @@ pub enum SyncSource {
     Kernel,
     /// A server for FRR's `dplane_fpm_nl`.
     Fpm(SocketAddr),
-    /// Backups for the routes of the others, from the FRR whose daemons have their sockets in this directory.
+    /// Backups for the routes of the others, and pseudowires, from the FRR whose daemons have their sockets in this
+    /// directory.
     Frr(PathBuf),
 }
 
@@ -40,12 +41,12 @@ impl SyncSource {
         }
     }
 
-    /// The owner of its routes; `None`: it has none of its own.
-    pub const fn source(&self) -> Option<Source> {
+    /// The owner of its routes.
+    pub const fn source(&self) -> Source {
         match self {
-            Self::Kernel => Some(Source::Kernel),
-            Self::Fpm(_) => Some(Source::Fpm),
-            Self::Frr(_) => None,
+            Self::Kernel => Source::Kernel,
+            Self::Fpm(_) => Source::Fpm,
+            Self::Frr(_) => Source::Frr,
         }
     }
 

@@ -374,7 +374,10 @@ mod tests {
         }
         for (text, reason) in [
             ("kernel", "`kernel` is not OWNER=N, such as kernel=5"),
-            ("bgp=5", "`bgp` is not an owner of routes: `static`, `fpm` or `kernel`"),
+            (
+                "bgp=5",
+                "`bgp` is not an owner of routes: `static`, `fpm`, `kernel` or `frr`",
+            ),
             ("fpm=0", "the preference of `fpm`: it must be a number, 1 to 255"),
             ("fpm=256", "the preference of `fpm`: it must be a number, 1 to 255"),
             ("fpm=", "the preference of `fpm`: it must be a number, 1 to 255"),

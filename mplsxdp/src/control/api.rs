@@ -1054,6 +1054,8 @@ pub struct FrrVty {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub took_seconds: Option<f64>,
     pub bytes: u64,
+    /// How many pseudowires were up then.
+    pub pseudowires: u64,
     /// Why there was no answer, if the last attempt failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failure: Option<String>,

@@ -1,5 +1,6 @@
-//! Asks zebra for the backups that FRR computes (`--sync frr`). A thread asks, reads and parses: an answer may be many
-//! megabytes, and zebra may take seconds for it. The event loop gets what has changed, in batches.
+//! Asks FRR for the backups that it computes and the pseudowires that it signals (`--sync frr`). A thread asks, reads and
+//! parses: an answer may be many megabytes, and zebra may take seconds for it. The event loop gets what has changed, in
+//! batches.
 
 use std::fs;
 use std::io::{self, Read as _, Write as _};
@@ -21,12 +22,15 @@ use tracing::{debug, info, warn};
 use crate::control::api::{FrrVty, SyncState};
 use crate::feeds::Key;
 use crate::feeds::frr::{
-    Answer, Backups, COMMANDS, Kind, Names, Schedule, Unreadable, changed, parse_labels, parse_prefixes,
+    Answer, Backups, COMMANDS, Kind, Names, PSEUDOWIRES, Schedule, Unreadable, Wire, changed, parse_bindings,
+    parse_labels, parse_prefixes, parse_wires, pseudowire_routes,
 };
+use crate::route::Route;
 use crate::switch::FrrAnswer;
 
-/// Zebra's socket for vtysh.
+/// The daemons' sockets for vtysh.
 const SOCKET: &str = "zebra.vty";
+const LDPD_SOCKET: &str = "ldpd.vty";
 /// The group whose members may connect to it, with FRR's packages.
 const GROUP: &str = "frrvty";
 /// The longest answer: about a million labels.
@@ -62,6 +66,7 @@ struct Inner {
     failures: u64,
     /// The last complete answer: when it came, how long it took, and its length.
     last: Option<(Instant, Duration, usize)>,
+    pseudowires: usize,
     failure: Option<String>,
     /// When it began to ask.
     since: Instant,
@@ -86,30 +91,36 @@ impl Inner {
 enum NoAnswer {
     #[error("there is no directory {0}: FRR has not been started; or name the one with its sockets: `--sync frr=DIR`")]
     NoDirectory(String),
-    #[error("there is no {0}: zebra is not running")]
+    #[error("there is no {0}: {daemon} is not running", daemon = daemon(.0))]
     NoSocket(String),
-    #[error("nobody listens on {0}: zebra is not running")]
+    #[error("nobody listens on {0}: {daemon} is not running", daemon = daemon(.0))]
     Refused(String),
     #[error(
         "this process may not connect to {socket}, which belongs to {owner}: it takes part in the group {GROUP}, or that of the \
          socket, if that exists when it starts: load the instance again, after FRR"
     )]
     NotPermitted { socket: String, owner: String },
-    #[error("zebra has not answered `{command}` for {} s", PATIENCE.as_secs())]
+    #[error("FRR has not answered `{command}` for {} s", PATIENCE.as_secs())]
     Silent { command: &'static str },
-    #[error("zebra has not answered everything within {} s", WHOLE.as_secs())]
+    #[error("FRR has not answered everything within {} s", WHOLE.as_secs())]
     Slow,
-    #[error("zebra has closed the connection in its answer to `{command}`")]
+    #[error("FRR has closed the connection in its answer to `{command}`")]
     Closed { command: &'static str },
-    #[error("the answer of zebra to `{command}` cannot be used: {reason}")]
+    #[error("the answer of FRR to `{command}` cannot be used: {reason}")]
     Unreadable { command: &'static str, reason: Unreadable },
-    #[error("the answer of zebra to `{command}` is not the JSON that FRR writes: {reason}")]
+    #[error("the answer of FRR to `{command}` is not the JSON that FRR writes: {reason}")]
     Json {
         command: &'static str,
         reason: serde_json::Error,
     },
-    #[error("cannot talk to zebra over {0}: {1}")]
+    #[error("cannot talk to FRR over {0}: {1}")]
     Io(String, io::Error),
+}
+
+/// The daemon whose socket this is.
+fn daemon(socket: &str) -> &str {
+    let name = socket.rsplit('/').next().unwrap_or(socket);
+    name.strip_suffix(".vty").unwrap_or(name)
 }
 
 /// The groups that may connect to the socket in this directory. This reads files.
@@ -141,6 +152,7 @@ impl Frr {
                 answers: 0,
                 failures: 0,
                 last: None,
+                pseudowires: 0,
                 failure: None,
                 since: Instant::now(),
             }),
@@ -151,6 +163,7 @@ impl Frr {
             schedule: Schedule::new(),
             answers: sender,
             last: Arc::default(),
+            pseudowires: None,
             retired: Vec::new(),
             complaint: None,
             is_stale: false,
@@ -195,6 +208,7 @@ impl Frr {
                 .map(|(then, ..)| now.saturating_duration_since(then).as_secs_f64()),
             took_seconds: inner.last.map(|(_, took, _)| took.as_secs_f64()),
             bytes: inner.last.map_or(0, |(.., bytes)| bytes as u64),
+            pseudowires: inner.pseudowires as u64,
             failure: inner.failure.clone(),
         };
         (state, vty)
@@ -220,6 +234,8 @@ struct Asker {
     answers: mpsc::Sender<FrrAnswer>,
     /// What the event loop knows.
     last: Arc<Backups>,
+    /// The same of pseudowires; `None`: nothing yet.
+    pseudowires: Option<Arc<Vec<Route>>>,
     /// What it may still have: this thread frees them.
     retired: Vec<Arc<Backups>>,
     /// The last log message about a failure: the same one is logged once.
@@ -232,8 +248,12 @@ impl Asker {
         while self.wait() {
             let begin = Instant::now();
             match ask(&self.shared.socket, begin) {
-                Ok((backups, bytes)) => {
-                    if !self.take(backups) {
+                Ok(All {
+                    backups,
+                    pseudowires,
+                    bytes,
+                }) => {
+                    if !self.take(backups, pseudowires) {
                         return;
                     }
                     self.answered(begin, bytes);
@@ -261,7 +281,10 @@ impl Asker {
     }
 
     /// Passes on what has changed. Returns `false` if nobody takes it.
-    fn take(&mut self, backups: Backups) -> bool {
+    fn take(&mut self, backups: Backups, pseudowires: Vec<Route>) -> bool {
+        if self.pseudowires.as_deref() != Some(&pseudowires) {
+            self.pseudowires = Some(Arc::new(pseudowires));
+        }
         let changed = changed(&self.last, &backups);
         // The same backups are not held twice.
         let backups = match changed.is_empty() {
@@ -272,8 +295,12 @@ impl Asker {
         // The first answer counts even if it has nothing.
         let none = changed.is_empty().then(Vec::new);
         for changed in batches.chain(none) {
-            let backups = Arc::clone(&backups);
-            if self.answers.blocking_send(FrrAnswer { backups, changed }).is_err() {
+            let answer = FrrAnswer {
+                backups: Arc::clone(&backups),
+                changed,
+                pseudowires: self.pseudowires.clone().unwrap_or_default(),
+            };
+            if self.answers.blocking_send(answer).is_err() {
                 return false;
             }
         }
@@ -289,6 +316,8 @@ impl Asker {
         let is_first = inner.last.is_none();
         inner.answers += 1;
         inner.last = Some((now, took, bytes));
+        // Each has a route for either direction.
+        inner.pseudowires = self.pseudowires.as_deref().map_or(0, Vec::len) / 2;
         inner.failure = None;
         drop(inner);
         self.schedule.answered(begin, now);
@@ -328,14 +357,17 @@ impl Asker {
     }
 }
 
-/// All backups that zebra has, and how many bytes that took.
-fn ask(path: &Path, begin: Instant) -> Result<(Backups, usize), NoAnswer> {
-    let mut connection = Connection {
-        stream: connect_to(path)?,
-        path,
-        begin,
-    };
-    connection.answer_to("enable")?;
+/// What FRR has.
+struct All {
+    backups: Backups,
+    /// The routes of pseudowires that are up.
+    pseudowires: Vec<Route>,
+    /// How long the answers were.
+    bytes: usize,
+}
+
+fn ask(path: &Path, begin: Instant) -> Result<All, NoAnswer> {
+    let mut connection = Connection::to(path, begin)?;
     let (mut backups, mut names, mut bytes) = (Backups::new(), Names::default(), 0);
     for (command, kind) in COMMANDS {
         let text = connection.answer_to(command)?;
@@ -346,7 +378,23 @@ fn ask(path: &Path, begin: Instant) -> Result<(Backups, usize), NoAnswer> {
         };
         parsed.map_err(|reason| NoAnswer::Json { command, reason })?;
     }
-    Ok((backups, bytes))
+    let [command, of_ldpd] = PSEUDOWIRES;
+    let text = connection.answer_to(command)?;
+    bytes += text.len();
+    let wires = parse_wires(&text).map_err(|reason| NoAnswer::Json { command, reason })?;
+    let mut bindings = Vec::new();
+    if wires.iter().any(Wire::is_signalled) {
+        let command = of_ldpd;
+        let path = path.with_file_name(LDPD_SOCKET);
+        let text = Connection::to(&path, begin)?.answer_to(command)?;
+        bytes += text.len();
+        bindings = parse_bindings(&text).map_err(|reason| NoAnswer::Json { command, reason })?;
+    }
+    Ok(All {
+        backups,
+        pseudowires: pseudowire_routes(&wires, &bindings),
+        bytes,
+    })
 }
 
 struct Connection<'a> {
@@ -355,7 +403,14 @@ struct Connection<'a> {
     begin: Instant,
 }
 
-impl Connection<'_> {
+impl<'a> Connection<'a> {
+    fn to(path: &'a Path, begin: Instant) -> Result<Self, NoAnswer> {
+        let stream = connect_to(path)?;
+        let mut connection = Self { stream, path, begin };
+        connection.answer_to("enable")?;
+        Ok(connection)
+    }
+
     fn answer_to(&mut self, command: &'static str) -> Result<Vec<u8>, NoAnswer> {
         let failed = |error: io::Error| match error.kind() {
             io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => NoAnswer::Silent { command },

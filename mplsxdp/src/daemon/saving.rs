@@ -58,7 +58,7 @@ fn read(config: &Config, forwards: bool) -> anyhow::Result<Opened> {
     let saved_seed = directory.saved().start.as_ref().map(|start| start.hash_seed);
     let given_seed = config.hash_seed.map(Number::get);
     let hash_seed = given_seed.or(saved_seed).unwrap_or_else(random_seed);
-    let follows: Vec<Source> = config.sync.iter().filter_map(SyncSource::source).collect();
+    let follows: Vec<Source> = config.sync.iter().map(SyncSource::source).collect();
     let start = Start {
         boot: boot_id(),
         netns: netns::cookie().unwrap_or_default(),

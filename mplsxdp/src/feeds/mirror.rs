@@ -152,7 +152,7 @@ impl Mirror {
             source,
             match source {
                 Source::Fpm => PATHS,
-                Source::Static | Source::Kernel => usize::MAX,
+                Source::Static | Source::Kernel | Source::Frr => usize::MAX,
             },
         )
     }

@@ -127,7 +127,7 @@ proptest! {
     #[test]
     fn what_is_installed_is_the_best_of_what_is_left(
         steps in prop::collection::vec((step(), prop::bool::weighted(0.2)), 0..40),
-        preferences in prop::array::uniform3(0..4_u32),
+        preferences in prop::array::uniform4(0..4_u32),
     ) {
         let preferences = Preferences(preferences);
         let mut rib = Rib { preferences, ..Rib::default() };

@@ -268,10 +268,12 @@ pub enum Source {
     Fpm,
     /// The kernel's MPLS routes.
     Kernel,
+    /// The pseudowires of FRR.
+    Frr,
 }
 
 impl Source {
-    pub const ALL: [Self; 3] = [Self::Static, Self::Fpm, Self::Kernel];
+    pub const ALL: [Self; 4] = [Self::Static, Self::Fpm, Self::Kernel, Self::Frr];
 
     /// Its name on the command line and the socket.
     pub const fn name(self) -> &'static str {
@@ -279,6 +281,7 @@ impl Source {
             Self::Static => "static",
             Self::Fpm => "fpm",
             Self::Kernel => "kernel",
+            Self::Frr => "frr",
         }
     }
 
@@ -288,6 +291,7 @@ impl Source {
             Self::Static => 1,
             Self::Fpm => 10,
             Self::Kernel => 20,
+            Self::Frr => 30,
         }
     }
 }
@@ -310,7 +314,7 @@ impl FromStr for Source {
 
 /// A text that names no source of routes.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
-#[error("`{0}` is not an owner of routes: `static`, `fpm` or `kernel`")]
+#[error("`{0}` is not an owner of routes: `static`, `fpm`, `kernel` or `frr`")]
 pub struct UnknownSource(pub String);
 
 /// Who requested a route.

@@ -119,7 +119,9 @@ impl Interfaces for HashMap<u32, Interface> {
 
 impl Feeds {
     pub fn new(sources: &[SyncSource], tables: &[SyncTable]) -> Self {
-        let feeds = sources.iter().filter_map(SyncSource::source).map(|source| Feed {
+        // FRR reports no changes, but what it has.
+        let mirrored = sources.iter().filter(|source| source.frr_directory().is_none());
+        let feeds = mirrored.map(SyncSource::source).map(|source| Feed {
             source,
             mirror: Mirror::new(source),
             in_flight: Vec::new(),
@@ -150,7 +152,8 @@ impl Feeds {
     pub fn has_work(&self) -> bool {
         let has_work = |feed: &Feed| feed.mirror.has_work() || !feed.foreign.is_empty() || feed.has_to_sweep();
         let is_free = |feed: &Feed| !feed.is_busy && has_work(feed);
-        self.is_started && (self.interfaces_changed || self.inputs.has_work() || self.feeds.iter().any(is_free))
+        let has_others = || self.interfaces_changed || self.inputs.has_work() || self.frr.has_work();
+        self.is_started && (has_others() || self.feeds.iter().any(is_free))
     }
 
     /// Allows routes to be installed from now on.
@@ -466,6 +469,7 @@ impl<T: Tables> Switch<T> {
         if self.feeds.inputs.has_work() {
             self.feeds.inputs.follow(&mut self.ports, self.lfib.tables_mut());
         }
+        self.follow_frr_pseudowires();
         for index in 0..self.feeds.feeds.len() {
             let Some(feed) = self.feeds.feeds.get_mut(index).filter(|feed| !feed.is_busy) else {
                 continue;

@@ -5,13 +5,17 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Instant;
 
+use tracing::warn;
+
 use super::feeds::{RETRIED, RETRY, route_key};
+use super::routes::{NotChanged, Origin, RouteChange};
 use super::{Effect, Switch};
 use crate::control::api::{self, SyncState};
 use crate::dataplane::Tables;
 use crate::feeds::frr::{self, Backups, Hop};
 use crate::feeds::{InterfaceKind, Key, Mirror};
-use crate::route::{Route, Source};
+use crate::lfib::{Change, Mode};
+use crate::route::{Owner, Route, Source};
 use crate::rtnl::{self, Destination, Labels, Message, Object, ObjectTo, To};
 
 /// The name of the source of backups, for clients.
@@ -24,6 +28,8 @@ pub struct FrrAnswer {
     pub backups: Arc<Backups>,
     /// Some of the keys whose backups have changed. The others follow with the same backups.
     pub changed: Vec<Key>,
+    /// The routes of all pseudowires that are up.
+    pub pseudowires: Arc<Vec<Route>>,
 }
 
 /// What is known of FRR.
@@ -34,6 +40,10 @@ pub(super) struct Frr {
     backups: Option<Arc<Backups>>,
     /// Routes that did not fit with their backups.
     refused: BTreeSet<(Source, Key)>,
+    /// The routes of pseudowires that FRR has, if they are not those that are installed.
+    wanted: Option<Arc<Vec<Route>>>,
+    /// Those that are installed, or soon will be; `None`: not known.
+    pseudowires: Option<Arc<Vec<Route>>>,
     /// When some of them were last tried again.
     retried: Option<Instant>,
     /// A route that may have a backup has changed.
@@ -52,6 +62,17 @@ impl Frr {
     #[cfg(test)]
     pub fn backups(&self) -> Arc<Backups> {
         self.backups.clone().unwrap_or_default()
+    }
+
+    /// The routes of its pseudowires.
+    #[cfg(test)]
+    pub fn pseudowires(&self) -> Arc<Vec<Route>> {
+        self.pseudowires.clone().unwrap_or_default()
+    }
+
+    /// Whether routes of pseudowires are to be changed.
+    pub fn has_work(&self) -> bool {
+        self.wanted.is_some()
     }
 
     pub fn has_backups(&self) -> bool {
@@ -124,7 +145,13 @@ fn is_hint(message: &Message, source: &Mirror) -> bool {
 impl<T: Tables> Switch<T> {
     /// Takes in what FRR has. Routes follow in steps.
     pub(super) fn frr_answered(&mut self, answer: FrrAnswer) {
-        let FrrAnswer { backups, changed } = answer;
+        let FrrAnswer {
+            backups,
+            changed,
+            pseudowires,
+        } = answer;
+        let is_new = self.feeds.frr.pseudowires.as_ref() != Some(&pseudowires);
+        self.feeds.frr.wanted = is_new.then_some(pseudowires);
         let frr = &mut self.feeds.frr;
         let is_first = frr.backups.replace(backups).is_none();
         for source in Source::ALL {
@@ -137,6 +164,30 @@ impl<T: Tables> Switch<T> {
             true => self.feeds.look_at_all_again(),
             false => self.feeds.look_again_at(&changed),
         }
+    }
+
+    /// Makes the routes of FRR's pseudowires those that it has now.
+    pub(super) fn follow_frr_pseudowires(&mut self) {
+        let Some(routes) = self.feeds.frr.wanted.take() else {
+            return;
+        };
+        self.feeds.frr.pseudowires = Some(Arc::clone(&routes));
+        let (mode, owner) = (Mode::ReplaceAll, Owner::Of(Source::Frr));
+        let change = Change::Install { mode, owner, routes };
+        self.change_routes(
+            RouteChange::of(Origin::Feed(Source::Frr), Source::Frr, change),
+            self.now,
+        );
+    }
+
+    /// The routes of FRR's pseudowires could not be made: they are tried again with the next answer.
+    pub(super) fn frr_pseudowires_refused(&mut self, reason: &NotChanged) {
+        let reason = match reason {
+            NotChanged::Change(error) => error.to_string(),
+            NotChanged::Refused(refusal) => refusal.to_string(),
+        };
+        warn!(%reason, "the pseudowires of FRR cannot be made as they are now");
+        self.feeds.frr.pseudowires = None;
     }
 
     /// Asks FRR, if a route that may have a backup has changed.

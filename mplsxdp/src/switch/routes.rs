@@ -594,6 +594,12 @@ impl<T: Tables> Switch<T> {
         }
         let (token, peer, waits) = match change.origin {
             Origin::Call { token, peer, waits } => (token, peer, waits),
+            Origin::Feed(Source::Frr) => {
+                if let Err(reason) = &result {
+                    self.frr_pseudowires_refused(reason);
+                }
+                return;
+            }
             Origin::Feed(source) => {
                 return self.fed(
                     source,

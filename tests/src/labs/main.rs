@@ -13,6 +13,7 @@ mod l3vpn;
 mod linux_edge;
 mod net;
 mod package;
+mod pseudowires;
 mod restarts;
 mod segment_routing;
 mod show;
@@ -34,7 +35,7 @@ struct Entry {
     run: fn(&Lab) -> Result<()>,
 }
 
-const LABS: [Entry; 14] = [
+const LABS: [Entry; 15] = [
     Entry {
         name: "linux-edge",
         kernel: "mpls",
@@ -112,6 +113,12 @@ const LABS: [Entry; 14] = [
         kernel: "plain",
         shows: "labels by BGP (ExaBGP) over the control socket, on a kernel without MPLS",
         run: bgp_lu::run,
+    },
+    Entry {
+        name: "pseudowires",
+        kernel: "mpls",
+        shows: "a pseudowire that FRR's ldpd signals between two PEs: LLDP crosses",
+        run: pseudowires::run,
     },
     Entry {
         name: "package",

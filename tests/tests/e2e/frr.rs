@@ -1,7 +1,7 @@
 //! Backups that FRR computes, for routes of a routing daemon; the test plays both ends of zebra.
 
 use std::fs::Permissions;
-use std::os::unix::fs::{PermissionsExt as _, chown};
+use std::os::unix::fs::{PermissionsExt as _, chown, symlink};
 use std::path::Path;
 use std::time::Duration;
 
@@ -20,6 +20,8 @@ use crate::test;
 const PORT: u16 = 2620;
 const LABELS: &str = "show mpls table json";
 const PREFIXES: &str = "show ip route isis json";
+const WIRES: &str = "show mpls pseudowires detail json";
+const BINDINGS: &str = "show l2vpn atom binding json";
 /// Longer than two questions, and shorter than the pause between two without a hint.
 const LIMIT: Duration = Duration::from_secs(20);
 /// Not a group of this machine.
@@ -28,6 +30,7 @@ const GROUP: u32 = 54_321;
 pub fn tests() -> Vec<Trial> {
     vec![
         test("frr::frames_take_the_backups_that_frr_has", filled),
+        test("frr::pseudowires_carry_frames_while_frr_has_them", pseudowires),
         test("frr::backups_stay_when_zebra_is_gone", stale),
         test("frr::what_is_not_an_answer_changes_nothing", malformed),
         test("frr::a_large_answer_is_read", large),
@@ -406,5 +409,83 @@ fn permission() -> Result<()> {
         failure.is_some_and(|failure| failure.contains("may not connect") && failure.contains("gid 54323"))
     })?;
     bench.wait_for(&[&line, &route_line(101, "to 201", "")])?;
+    bench.router.unload()
+}
+
+/// A pseudowire of eth0, with the other end behind right 1.
+fn wires(status: &str) -> String {
+    let wire = json!({
+        "interface": "eth0", "neighbor": "10.255.0.2", "localLabel": 600, "remoteLabel": 500, "protocol": "ldp", "vcId": 100,
+        "Status": status, "nexthops": [{ "nexthop": "10.0.1.2, via e1", "nhLabel": 17 }],
+    });
+    json!({ "pw": [wire] }).to_string()
+}
+
+fn binding(control_word: u8) -> String {
+    let binding = json!({
+        "destination": "10.255.0.2", "vcId": 100, "localControlWord": 1, "remoteControlWord": control_word,
+        "localVcType": "Ethernet",
+    });
+    json!({ "10.255.0.2: 100": binding }).to_string()
+}
+
+fn pseudowires() -> Result<()> {
+    let vty = Vty::new()?;
+    // It answers for ldpd, too.
+    symlink(vty.socket(), vty.directory().join("ldpd.vty"))?;
+    vty.say(WIRES, &wires("Up"));
+    vty.say(BINDINGS, &binding(1));
+    let mut bench = Bench::new(vty.directory(), "")?;
+    let has = |bench: &Bench, lines: &[&str]| {
+        wait::until(&format!("{lines:?}"), LIMIT, || {
+            let routes = bench.router.run("route show")?;
+            let own: Vec<_> = routes.lines().filter(|line| line.ends_with("owner frr")).collect();
+            Ok((own == lines).then_some(()))
+        })
+    };
+    has(
+        &bench,
+        &[
+            "600 xconnect eth0 proto ldp owner frr",
+            "xconnect eth0 encap mpls 17/500 via inet 10.0.1.2 dev e1 proto ldp owner frr",
+        ],
+    )?;
+    bench.router.wait_resolved()?;
+    let frame = |number: u8| ethernet(Mac([2, 0, 0, 0, 9, number]), bench.left.mac(), 0x88b5, &[number; 60]);
+    let right = &bench.rights[0];
+    let into = |number: u8, word: &[u8]| {
+        let payload = [word, &frame(number)[..]].concat();
+        let labels = [Entry::new(17, 255), Entry::new(500, 255)];
+        labelled(right.tap.mac(), right.port, &labels, &payload)
+    };
+    bench.left.send(&frame(1))?;
+    let expected = into(1, &[0; 4]);
+    right
+        .tap
+        .receive("a frame in the pseudowire", |found| found == expected)?;
+    let back = labelled(
+        right.port,
+        right.tap.mac(),
+        &[Entry::new(600, 1)],
+        &[&[0; 4][..], &frame(2)].concat(),
+    );
+    right.tap.send(&back)?;
+    bench
+        .left
+        .receive("a frame out of the pseudowire", |found| found == frame(2))?;
+    // The other end wants no control word any more; a change of labels hints at it.
+    vty.say(BINDINGS, &binding(0));
+    bench.label(100, &[200])?;
+    has(
+        &bench,
+        &[
+            "600 xconnect eth0 no-cw proto ldp owner frr",
+            "xconnect eth0 no-cw encap mpls 17/500 via inet 10.0.1.2 dev e1 proto ldp owner frr",
+        ],
+    )?;
+    // It goes down.
+    vty.say(WIRES, &wires("Down"));
+    bench.label(101, &[201])?;
+    has(&bench, &[])?;
     bench.router.unload()
 }

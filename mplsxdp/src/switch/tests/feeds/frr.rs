@@ -4,6 +4,7 @@ use super::*;
 use crate::feeds::Key;
 use crate::feeds::frr::{Backups, Hop, Protected, changed};
 use crate::neighbour::InterfaceAddress;
+use crate::route::line::Family;
 
 fn followed(sources: &[SyncSource]) -> Rig {
     synced(&[sources, &["frr".parse().unwrap()]].concat())
@@ -35,7 +36,23 @@ impl Rig {
         let before = self.frr_has();
         let backups = Arc::new(Backups::from(backups));
         let changed = changed(&before, &backups);
-        self.handle(Input::Frr(FrrAnswer { backups, changed }));
+        let pseudowires = self.switch.feeds.frr.pseudowires();
+        self.handle(Input::Frr(FrrAnswer {
+            backups,
+            changed,
+            pseudowires,
+        }));
+    }
+
+    /// FRR has pseudowires with these routes, and the same backups.
+    fn frr_pseudowires(&mut self, lines: &[&str]) {
+        let routes = lines.iter().map(|line| line::route(line, Family::Any).unwrap());
+        let answer = FrrAnswer {
+            backups: self.frr_has(),
+            changed: Vec::new(),
+            pseudowires: Arc::new(routes.collect()),
+        };
+        self.handle(Input::Frr(answer));
     }
 
     fn frr_has(&self) -> Arc<Backups> {
@@ -314,4 +331,34 @@ fn restored_backups_stay_until_the_first_answer() {
     .unwrap();
     rig.resync(vec![swap(100, 200, 1)]);
     assert_eq!(rig.shown(), [PLAIN]);
+}
+
+#[test]
+fn pseudowires_come_and_go_as_frr_has_them() {
+    let mut rig = followed(&[SyncSource::Kernel]);
+    rig.kernel(vec![swap(100, 200, 1)]);
+    let exit = "600 xconnect eth2 proto ldp";
+    let entrance = "xconnect eth2 encap mpls 17/500 via inet 10.0.0.1 dev eth1 proto ldp";
+    rig.frr_pseudowires(&[exit, entrance]);
+    let shown = |exit: &str, entrance: &str| {
+        let line = |line: &str| format!("frr {line}");
+        let lines = [Some(PLAIN.to_owned()), Some(line(exit)), Some(line(entrance))];
+        lines.into_iter().flatten().collect::<Vec<_>>()
+    };
+    assert_eq!(rig.shown(), shown(exit, entrance));
+    // Another way, and no control word any more.
+    let (exit, entrance) = (
+        "600 xconnect eth2 no-cw proto ldp",
+        "xconnect eth2 no-cw encap mpls 18/500 via inet 10.0.0.1 dev eth1 proto ldp",
+    );
+    rig.frr_pseudowires(&[exit, entrance]);
+    assert_eq!(rig.shown(), shown(exit, entrance));
+    // A route of the kernel for the same label is preferred, and the pseudowire's stands by.
+    rig.kernel(vec![swap(600, 601, 1)]);
+    assert!(
+        rig.shown()
+            .contains(&"kernel 600 as to 601 via inet 10.0.0.1 dev eth1 proto bgp".to_owned())
+    );
+    rig.frr_pseudowires(&[]);
+    assert_eq!(rig.shown().len(), 2);
 }

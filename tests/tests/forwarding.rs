@@ -101,13 +101,14 @@ fn a_route_counts_frames_as_they_were_received() {
 fn a_port_looks_in_the_domain_of_its_vrf_only() {
     let mut lfib = lab_tables();
     let claims = [("10.1.7.0/24".parse().unwrap(), Claim::Route)];
-    assert!(lfib.use_vrf(10));
-    lfib.add_claims(10, claims.into(), None);
+    // The lab has a VRF of its own.
+    assert!(lfib.use_vrf(11));
+    lfib.add_claims(11, claims.into(), None);
     while lfib.has_domain_steps() {
         lfib.domain_step(&mut Budget::new(usize::MAX, &mut || false)).unwrap();
     }
-    let domains = [None, Some(10), Some(20)].map(|table| lfib.domain(table));
-    assert_eq!(domains, [Domain::NO_VRF, Domain(1), Domain::EMPTY]);
+    let domains = [None, Some(11), Some(20)].map(|table| lfib.domain(table));
+    assert_eq!(domains, [Domain::NO_VRF, Domain(2), Domain::EMPTY]);
     // The first is a kernel route of the lab, which is in no VRF.
     for (destination, expected) in [
         ("10.1.9.1", [false, true, false]),

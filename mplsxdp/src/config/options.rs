@@ -164,7 +164,7 @@ pub struct Options {
     #[arg(long, value_name = "BOOL", action = clap::ArgAction::Set, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub log_exceptions: bool,
     /// The preference of an owner's routes over those of others for the same label or prefix: the lowest number wins, 1
-    /// to 255 (repeatable) [default: static=1, fpm=10, kernel=20].
+    /// to 255 (repeatable) [default: static=1, fpm=10, kernel=20, frr=30].
     #[arg(long, value_name = "OWNER=N")]
     pub prefer: Vec<Preference>,
     /// More logging (-v debug, -vv trace).

@@ -282,7 +282,12 @@ impl Port {
 
     /// Whether all its frames go to one port or into one pseudowire.
     pub fn is_cross_connected(&self) -> bool {
-        self.cross_connect.is_some() || self.attachment.is_some()
+        self.cross_connect.is_some() || self.is_attached()
+    }
+
+    /// Whether all its frames go into a pseudowire.
+    pub fn is_attached(&self) -> bool {
+        self.attachment.is_some()
     }
 
     /// Where all its frames go, for people.

@@ -6,6 +6,7 @@ use crate::control::api::Refusal;
 use crate::dataplane::Tables;
 use crate::error;
 use crate::lfib::PseudowireEnd;
+use crate::ports::Port;
 use crate::route::Route;
 
 impl<T: Tables> Switch<T> {
@@ -34,9 +35,20 @@ impl<T: Tables> Switch<T> {
 
     /// Why the port of a pseudowire's route cannot be its end now.
     pub(super) fn pseudowire_problem(&self, route: &Route) -> Option<String> {
-        // Next hops that are reached through it have been so since before.
-        let mut ends = PseudowireEnd::of(route);
+        let mut ends = PseudowireEnd::of(route).filter(|end| !self.is_attached(*end));
         ends.find_map(|end| self.check_end(end, |_| 0).err())
+    }
+
+    /// Whether the frames of a port go into its pseudowire.
+    fn is_attached(&self, end: PseudowireEnd) -> bool {
+        let PseudowireEnd::Attachment(name) = end else {
+            return false;
+        };
+        let port = self
+            .ports
+            .number(name.as_str())
+            .and_then(|number| self.ports.get(number));
+        port.is_some_and(Port::is_attached)
     }
 
     /// `next_hops`: how many are reached through an interface.

@@ -163,10 +163,15 @@ fn preferences() -> Result<()> {
         expect(&bench, label)?;
     }
     let status: Status = bench.router.json("status")?;
-    let expected = [(Source::Static, 40), (Source::Fpm, 10), (Source::Kernel, 1)];
+    let expected = [
+        (Source::Static, 40),
+        (Source::Fpm, 10),
+        (Source::Kernel, 1),
+        (Source::Frr, 30),
+    ];
     ensure!(status.preferences == Some(expected.into()), "{:?}", status.preferences);
     let text = bench.router.run("status")?;
-    ensure!(text.contains("prefer kernel=1 fpm=10 static=40\n"), "{text}");
+    ensure!(text.contains("prefer kernel=1 fpm=10 frr=30 static=40\n"), "{text}");
     // The configuration has the instance's static routes, installed or on standby.
     let shown = bench.router.run("config show")?;
     ensure!(shown.contains(r#"prefer = ["kernel=1", "static=40"]"#), "{shown}");

@@ -5,7 +5,7 @@ use std::num::NonZeroU8;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use mplsxdp_common::abi::{
-    Adjacency, BUCKETS, CrossConnect, Domain, LabelStack, MAX_PUSH, Op, PortWord, RouteEntry, Settings,
+    Adjacency, BUCKETS, CrossConnect, Domain, Encapsulation, LabelStack, MAX_PUSH, Op, PortWord, RouteEntry, Settings,
     SubInterfaceKey, TtlMode, TtlPropagate, VlanTags, VrfWord,
 };
 use mplsxdp_common::forward::{Verdict, forward};
@@ -53,8 +53,15 @@ const WAYS_OUT: [(u32, usize, Option<CrossConnect>); 4] = [
     ),
     (4, 1500, None),
 ];
-/// The last three are chosen by bits of their own.
-const OPS: [Op; 11] = [
+/// Ends of pseudowires, each with another encapsulation.
+const PSEUDOWIRES: u8 = 8;
+/// The tag of those in tagged mode, and the longest frame that leaves by the last one.
+const SERVICE_VID: u16 = 77;
+const LONGEST: [u16; PSEUDOWIRES as usize] = [1518, 1518, 1518, 1518, 1518, 1518, 1518, 70];
+/// Where the first one's frames leave.
+const PSEUDOWIRE_PORT: u16 = 40;
+/// The last four are chosen by bits of their own.
+const OPS: [Op; 12] = [
     Op::Label,
     Op::Stack,
     Op::Pop,
@@ -66,13 +73,16 @@ const OPS: [Op; 11] = [
     Op::LocalPass,
     Op::Protected,
     Op::VrfPass,
+    Op::Pseudowire,
 ];
 /// The position of [`Op::Pass`].
 const PASS: usize = 5;
-/// The bits of a route's third byte that stand for [`Op::LocalPass`], [`Op::Protected`] and [`Op::VrfPass`].
+/// The bits of a route's third byte that stand for [`Op::LocalPass`], [`Op::Protected`], [`Op::VrfPass`] and
+/// [`Op::Pseudowire`].
 const LOCAL_PASS: u8 = 0x40;
 const PROTECTED: u8 = 0x80;
 const VRF_PASS: u8 = 0xc0;
+const PSEUDOWIRE: u8 = 0xe0;
 /// Routes for the first labels of the frame, then one for all IPv4 addresses and one for all IPv6 addresses. The
 /// buckets of groups and the entries of pairs use the same routes.
 const ROUTES: usize = 16;
@@ -113,10 +123,15 @@ pub fn core(data: &[u8]) {
     };
     let kernel_vlan = vlan_and_seed & 2 != 0;
     let word = PortWord::new(OWN_MAC, flags | if kernel_vlan { PortWord::KERNEL_VLAN } else { 0 });
+    // The port is an attachment circuit.
+    let attachment = (tunnel_ttl == 0).then_some(vlan_and_seed % PSEUDOWIRES);
 
     let run = |frame: &[u8]| {
         let mut tables = tables(routes, frame);
         tables.store_port(PORT, word);
+        if let Some(index) = attachment {
+            attach(&mut tables, index);
+        }
         if vlan_and_seed & 1 == 0 {
             add_sub_interface(&mut tables, frame, word);
         }
@@ -147,6 +162,7 @@ pub fn core(data: &[u8]) {
         Verdict::Exception(_) => assert_eq!(out, frame, "{verdict:?} leaves the frame as it arrived"),
         Verdict::Pass if out == frame => {}
         Verdict::Pass => check_delivered(&frame, &out, kernel_vlan),
+        Verdict::Forward { port } if port >= PSEUDOWIRE_PORT => check_left(&frame, &out, port - PSEUDOWIRE_PORT),
         Verdict::Forward { port } => {
             assert!(!counters.is_empty(), "forwarded, and counted for nobody");
             let hop = MTUS
@@ -156,42 +172,57 @@ pub fn core(data: &[u8]) {
             let hop = hop
                 .filter(|hop| hop.is_resolved())
                 .chain(ways_out())
-                .find(|hop| hop.port() == port);
-            check_forwarded(&frame, &out, hop.expect("a next hop that is resolved"));
+                .find(|hop| hop.port() == port)
+                .expect("a next hop that is resolved");
+            match attachment {
+                Some(index) => check_entered(&frame, &out, hop, encapsulation(index)),
+                None => check_forwarded(&frame, &out, hop),
+            }
         }
     }
 }
 
 /// Inputs that contain this frame, so that each operation of [`OPS`] is tried on it.
 pub fn core_seeds(frame: &[u8]) -> impl Iterator<Item = Vec<u8>> {
-    (0..OPS.len()).map(move |op| {
-        let mut data = vec![(op % 3) as u8, 255, 0, 0];
-        for number in 0..ROUTES {
-            // The first two are for addresses: packets that are popped for this router are left to the kernel. Labels
-            // beneath the first get another operation: a frame with only local labels is malformed.
-            let op = match number {
-                0 | 1
-                    if matches!(
-                        OPS[op],
-                        Op::Pop | Op::PenultimatePop | Op::Local | Op::LocalPass | Op::VrfPass
-                    ) =>
-                {
-                    PASS
-                }
-                0..=2 => op,
-                _ => op & !4,
-            };
-            let bits = match OPS[op] {
-                Op::LocalPass => LOCAL_PASS,
-                Op::Protected => PROTECTED,
-                Op::VrfPass => VRF_PASS,
-                _ => 0,
-            };
-            data.extend([op as u8, 20 + number as u8, (number as u8 % 3) | bits, number as u8]);
-        }
-        data.extend(frame);
-        data
-    })
+    (0..OPS.len())
+        .map(move |op| {
+            let mut data = vec![(op % 3) as u8, 255, 0, 0];
+            for number in 0..ROUTES {
+                // The first two are for addresses: packets that are popped for this router are left to the kernel. Labels
+                // beneath the first get another operation: a frame with only local labels is malformed.
+                let op = match number {
+                    0 | 1
+                        if matches!(
+                            OPS[op],
+                            Op::Pop | Op::PenultimatePop | Op::Local | Op::LocalPass | Op::VrfPass | Op::Pseudowire
+                        ) =>
+                    {
+                        PASS
+                    }
+                    0..=2 => op,
+                    _ => op & !4,
+                };
+                let bits = match OPS[op] {
+                    Op::LocalPass => LOCAL_PASS,
+                    Op::Protected => PROTECTED,
+                    Op::VrfPass => VRF_PASS,
+                    Op::Pseudowire => PSEUDOWIRE,
+                    _ => 0,
+                };
+                data.extend([op as u8, 20 + number as u8, (number as u8 % 3) | bits, number as u8]);
+            }
+            data.extend(frame);
+            data
+        })
+        .chain((0..PSEUDOWIRES).map(move |index| {
+            // The port is an attachment circuit.
+            let mut data = vec![0, 0, 0, index];
+            for number in 0..ROUTES as u8 {
+                data.extend([number % 2, 20 + number, 3, number]);
+            }
+            data.extend(frame);
+            data
+        }))
 }
 
 /// Tables in which the first labels of the frame have routes, and so does every address.
@@ -212,6 +243,7 @@ fn tables(routes: &[u8], frame: &[u8]) -> MemoryTables {
     let entry = |[op, operand, hop, slot]: [u8; ROUTE_LEN], bits: u8| {
         let ttl = [TtlPropagate::Default, TtlPropagate::Enabled, TtlPropagate::Disabled][usize::from(op >> 3) % 3];
         let op = match bits {
+            PSEUDOWIRE.. => Op::Pseudowire,
             VRF_PASS.. => Op::VrfPass,
             PROTECTED.. => Op::Protected,
             LOCAL_PASS.. => Op::LocalPass,
@@ -223,6 +255,7 @@ fn tables(routes: &[u8], frame: &[u8]) -> MemoryTables {
             Op::Group => operand % (GROUPS + 1),
             Op::Protected => operand % (PAIRS + 1),
             Op::VrfPass => operand % VRFS,
+            Op::Pseudowire => operand % PSEUDOWIRES,
             _ => operand,
         };
         RouteEntry::new(op, ttl, operand.into(), (hop % LOCAL_PASS % HOPS).into(), slot.into())
@@ -251,11 +284,42 @@ fn tables(routes: &[u8], frame: &[u8]) -> MemoryTables {
     }
     tables.publish_ftn(&mut |_| true);
     add_vrfs(&mut tables);
+    for index in 0..PSEUDOWIRES {
+        let encapsulation = encapsulation(index);
+        let tags: &[_] = match encapsulation.added_len() {
+            0 => &[],
+            _ => &[(ETH_P_8021Q, SERVICE_VID)],
+        };
+        let port = PSEUDOWIRE_PORT + u16::from(index);
+        let cross = CrossConnect::new(port, LONGEST[usize::from(index)]).with_tags(tags);
+        // The tag in the pseudowire makes room for that of the port.
+        let leaving = encapsulation.with_tag(None).without_tags(tags.len());
+        tables.store_pseudowire(index.into(), cross, leaving);
+        tables.store_attachment(
+            index.into(),
+            entries.as_slice().first().copied().unwrap_or_default(),
+            encapsulation,
+        );
+    }
     let labels = frame.get(l2_len(frame)..).unwrap_or_default().as_chunks().0.iter();
     for (lse, entry) in labels.zip(entries) {
         tables.ilm.entry(Lse::from_bytes(*lse).label()).or_insert(entry);
     }
     tables
+}
+
+/// With a control word, a flow label and a tag, or without.
+fn encapsulation(index: u8) -> Encapsulation {
+    Encapsulation::new()
+        .with_control_word(index & 1 != 0)
+        .with_flow_label(index & 2 != 0)
+        .with_tag((index & 4 != 0).then_some(SERVICE_VID))
+}
+
+/// Sends all frames of the port into a pseudowire.
+fn attach(tables: &mut MemoryTables, index: u8) {
+    tables.store_cross_connect(PORT, CrossConnect::attachment_circuit(index.into()));
+    tables.store_port(PORT, PortWord::new(OWN_MAC, PortWord::CROSS_CONNECT));
 }
 
 /// Each has its own MAC addresses and its own port, so that a frame shows where it was sent. One has one tag, another
@@ -441,6 +505,41 @@ fn check_delivered(frame: &[u8], out: &[u8], kernel_vlan: bool) {
     assert!(!before.stack.is_empty() && after.stack.is_empty());
     after.check_outgoing(&before);
     check_payload(before.payload, after.payload);
+}
+
+/// The frame is beneath labels, as it was but for the tag that it got.
+fn check_entered(frame: &[u8], out: &[u8], hop: Adjacency, encapsulation: Encapsulation) {
+    let macs = [hop.destination().0, hop.source().0].concat();
+    assert_eq!(out[..12], macs, "MAC addresses");
+    let after = Parts::of(out).expect("a whole stack goes out");
+    let longest = l2_len(out) + usize::from(hop.mpls_mtu());
+    assert!(out.len() <= longest, "larger than the link takes");
+    let bottom = after.stack.last().expect("a label");
+    assert!(!encapsulation.has_flow_label() || !bottom.label().is_special() && bottom.ttl() == 1);
+    let (addresses, rest) = frame.split_at(ETH_HLEN - 2);
+    let word = [0; 4];
+    let word = if encapsulation.has_control_word() {
+        &word[..]
+    } else {
+        &[]
+    };
+    let tag = &encapsulation.tag().to_bytes()[..encapsulation.added_len()];
+    assert_eq!(after.payload, [word, addresses, tag, rest].concat(), "the frame");
+}
+
+/// What leaves a pseudowire was in the frame, but for tags.
+fn check_left(frame: &[u8], out: &[u8], index: u16) {
+    let is_in = |part: &[u8]| frame.windows(part.len()).any(|window| window == part);
+    let (addresses, rest) = out.split_at(ETH_HLEN - 2);
+    let tag_len = match index & 4 {
+        0 => 0,
+        _ => VLAN_HLEN,
+    };
+    assert!(rest.len() >= tag_len + 2 && out.len() <= usize::from(LONGEST[usize::from(index)]));
+    match tag_len {
+        0 => assert!(is_in(out), "the frame"),
+        _ => assert!(is_in(addresses) && is_in(&rest[tag_len..]), "the parts of the frame"),
+    }
 }
 
 fn check_forwarded(frame: &[u8], out: &[u8], hop: Adjacency) {

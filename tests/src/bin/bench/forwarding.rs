@@ -352,21 +352,16 @@ impl<'a> Bench<'a> {
         let route = self.route(row, contender)?;
         let routes = if crosses { String::new() } else { lines(keys, &route) };
         let switch = self.switch(contender, row.counters)?;
-        switch.router.run_with("route restore --allow-empty", &routes)?;
         let from = contender.ports()[1];
-        let mut commands = Vec::new();
         if switch.is_crossed {
-            commands.extend([
-                format!("xconnect del {from}"),
-                format!("link add {from}.{VLAN} checksum trust"),
-            ]);
+            switch.router.run(&format!("xconnect del {from}"))?;
+            switch.router.run(&format!("link add {from}.{VLAN} checksum trust"))?;
         }
+        switch.router.run_with("route restore --allow-empty", &routes)?;
         // A port with sub-interfaces cannot be cross-connected.
         if crosses {
-            commands.extend([format!("link del {from}.{VLAN}"), route]);
-        }
-        for command in commands {
-            switch.router.run(&command)?;
+            switch.router.run(&format!("link del {from}.{VLAN}"))?;
+            switch.router.run(&route)?;
         }
         switch.is_crossed = crosses;
         Ok(())

@@ -69,7 +69,7 @@ impl Row {
 
     /// What `ip route` calls [`Row::route`]. `None` if the kernel has no such route, or was not asked for it.
     pub fn kernel_route(&self) -> Option<String> {
-        let is_plain = self.measure == Measure::Forwarding && self.traffic.tag.is_none();
+        let is_plain = self.measure == Measure::Forwarding && self.traffic.tag.is_none() && !self.crosses();
         let has_one_way = self.route.ends_with("{next}") && !self.route.contains("nexthop");
         let is_for_ipv4 = self.traffic.keys.family() == Family::V4;
         // Its pop has no label in place of the old one.

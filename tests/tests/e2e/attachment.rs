@@ -209,27 +209,10 @@ fn follows() -> Result<()> {
     };
     check(&bench, 1)?;
     // Killed, and loaded again.
-    let Bench {
-        router,
-        port1,
-        port2,
-        left,
-        right,
-        left_netns,
-        right_netns,
-        lab,
-    } = bench;
-    router.stop(Signal::SIGKILL)?;
-    let router = Router::load(&netns, "--iface lan --iface eth2 --persist")?;
+    bench.router.stop(Signal::SIGKILL)?;
     let bench = Bench {
-        router,
-        port1,
-        port2,
-        left,
-        right,
-        left_netns,
-        right_netns,
-        lab,
+        router: Router::load(&netns, "--iface lan --iface eth2 --persist")?,
+        ..bench
     };
     check(&bench, 2)?;
     // The port is taken away and added again; its routes wait.

@@ -301,6 +301,7 @@ fn link() -> Link {
         mpls_mtu: 1504,
         mpls_mtu_set: Some(1508),
         cross_connect: Some("eth2".into()),
+        attachment: false,
         dscp_map: Some("46=5".parse().unwrap()),
         tc_map: Some("5=46".parse().unwrap()),
         tx_only: false,

@@ -629,6 +629,9 @@ fn mpls(link: &Link) -> String {
     if let Some(to) = &link.cross_connect {
         return format!("xconnect {to}");
     }
+    if link.attachment {
+        return "xconnect encap mpls".into();
+    }
     let mpls = match (link.parent_only, link.tx_only, link.mpls) {
         (true, ..) => "parent-only",
         (_, true, _) => "tx-only",

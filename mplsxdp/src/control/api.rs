@@ -343,6 +343,8 @@ pub struct Link {
     /// The port that every frame goes to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cross_connect: Option<String>,
+    /// A route sends every frame into a pseudowire.
+    pub attachment: bool,
     /// How the TC of imposed labels follows from the DSCP; absent: it is the IP precedence.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dscp_map: Option<DscpMap>,

@@ -3,6 +3,7 @@
 //! [`Resolver`] gets the kernel's reports and the time, and returns [`Action`]s: requests to the kernel, and the next
 //! hops that have changed. Carry out the actions in order.
 
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::Bound;
@@ -120,6 +121,8 @@ pub struct Resolver {
     /// Everything was reported at least once. Before that, something missing may not have been reported yet.
     synced: bool,
     hops: BTreeMap<NextHopId, Hop>,
+    /// How many next hops with addresses are reached, or should be, through each interface.
+    through: HashMap<u32, usize>,
     /// Next hops by the interface that they name.
     by_dev: HashMap<Arc<str>, BTreeSet<NextHopId>>,
     /// Addresses by the interface through which the kernel sends to them.
@@ -242,6 +245,11 @@ impl Resolver {
         Some((*id, &hop.next_hop, hop.state))
     }
 
+    /// How many next hops have answered, or should answer, at an interface.
+    pub fn next_hops_through(&self, ifindex: u32) -> usize {
+        self.through.get(&ifindex).copied().unwrap_or_default()
+    }
+
     /// Replaces a next hop that had the same `id`.
     pub fn add(&mut self, id: NextHopId, next_hop: NextHop, now: Instant, actions: &mut Vec<Action>) {
         self.remove(id, now, actions);
@@ -268,6 +276,7 @@ impl Resolver {
 
     pub fn remove(&mut self, id: NextHopId, now: Instant, actions: &mut Vec<Action>) {
         self.aim(id, None, now, actions);
+        self.set_state(id, None);
         let Some(hop) = self.hops.remove(&id) else { return };
         if let Some(dev) = &hop.next_hop.dev
             && let Some(named) = self.by_dev.get_mut(dev)
@@ -650,11 +659,31 @@ impl Resolver {
         let reached = state.and_then(HopState::adjacency).map(|(ifindex, _)| ifindex);
         let is_again = again.is_some() && reached == again;
         if let Some(state) = state
-            && let Some(hop) = self.hops.get_mut(&id)
-            && (hop.state != Some(state) || is_again)
+            && (self.state(id) != Some(state) || is_again)
         {
-            hop.state = Some(state);
+            self.set_state(id, Some(state));
             actions.push(Action::Changed { id, state });
+        }
+    }
+
+    /// Keeps `through`.
+    fn set_state(&mut self, id: NextHopId, state: Option<HopState>) {
+        let Some(hop) = self.hops.get_mut(&id) else { return };
+        let old = std::mem::replace(&mut hop.state, state);
+        let [old, new] = [old, state].map(|state| state.and_then(HopState::ifindex));
+        if old == new || hop.next_hop.via.address().is_none() {
+            return;
+        }
+        if let Some(ifindex) = new {
+            *self.through.entry(ifindex).or_default() += 1;
+        }
+        if let Some(ifindex) = old
+            && let Entry::Occupied(mut count) = self.through.entry(ifindex)
+        {
+            *count.get_mut() -= 1;
+            if *count.get() == 0 {
+                count.remove();
+            }
         }
     }
 

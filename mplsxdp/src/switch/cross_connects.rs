@@ -1,6 +1,5 @@
 //! Requests to cross-connect ports.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::{Call, Switch};
@@ -46,7 +45,7 @@ impl<T: Tables> Switch<T> {
             directions.push((to, from, vlan.map(back)));
         }
         for (from, to, vlan) in &directions {
-            let next_hops = self.next_hops_through(from);
+            let next_hops = self.resolver.next_hops_through(from.ifindex());
             let checked = self.ports.check_cross_connect(from, to, *vlan, next_hops);
             checked.map_err(|error| refusal(name, error))?;
         }
@@ -89,7 +88,7 @@ impl<T: Tables> Switch<T> {
         let stays = |name: &str| config.ports.iter().any(|port| port.name == name);
         self.ports.check_crossed(port.number(), stays)?;
         port.check_visible_tags()?;
-        CrossConnectError::check_next_hops(port, to, self.next_hops_through(port))
+        CrossConnectError::check_next_hops(port, to, self.resolver.next_hops_through(port.ifindex()))
     }
 
     /// A new configuration says where the frames of a port go.
@@ -113,25 +112,6 @@ impl<T: Tables> Switch<T> {
     fn port(&self, name: &str) -> Result<&Port, Refusal> {
         let port = self.ports.number(name).and_then(|number| self.ports.get(number));
         port.ok_or_else(|| self.no_such_link(name))
-    }
-
-    /// How many next hops have answered, or should answer, at a port.
-    fn next_hops_through(&self, port: &Port) -> usize {
-        let counts = self.next_hops_by_interface();
-        counts.get(&port.ifindex()).copied().unwrap_or_default()
-    }
-
-    /// The same for all interfaces that have any.
-    pub(super) fn next_hops_by_interface(&self) -> BTreeMap<u32, usize> {
-        let mut counts = BTreeMap::new();
-        let mut after = None;
-        while let Some((id, next_hop, state)) = self.resolver.next_hop_after(after) {
-            if let (Some(_), Some(ifindex)) = (next_hop.via.address(), state.and_then(|state| state.ifindex())) {
-                *counts.entry(ifindex).or_default() += 1;
-            }
-            after = Some(id);
-        }
-        counts
     }
 }
 

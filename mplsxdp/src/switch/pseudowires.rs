@@ -5,9 +5,11 @@ use super::routes::unreachable;
 use crate::control::api::Refusal;
 use crate::dataplane::Tables;
 use crate::error;
-use crate::lfib::PseudowireEnd;
-use crate::ports::Port;
+use crate::lfib::{Budget, PseudowireEnd};
 use crate::route::Route;
+
+/// What it takes to check a port, in operations.
+const CHECK: usize = 8;
 
 impl<T: Tables> Switch<T> {
     /// Ports or routes may have changed.
@@ -20,39 +22,29 @@ impl<T: Tables> Switch<T> {
         }
     }
 
-    /// Checks that the ports of new routes can be ends of pseudowires.
-    pub(super) fn check_pseudowire_ends(&self, ends: &[(usize, PseudowireEnd)]) -> Result<(), Refusal> {
-        if ends.is_empty() {
-            return Ok(());
+    /// Goes on to check that the ports of new routes can be ends of pseudowires. Returns whether all are checked.
+    pub(super) fn check_ends(
+        &self,
+        ends: &[(usize, PseudowireEnd)],
+        at: &mut usize,
+        budget: &mut Budget<'_>,
+    ) -> Result<bool, Refusal> {
+        while let Some(&(index, end)) = ends.get(*at) {
+            self.check_end(end).map_err(|reason| unreachable(index, reason))?;
+            *at += 1;
+            if !budget.spend(CHECK) {
+                break;
+            }
         }
-        let next_hops = self.next_hops_by_interface();
-        for &(index, end) in ends {
-            let refused = self.check_end(end, |ifindex| next_hops.get(&ifindex).copied().unwrap_or_default());
-            refused.map_err(|reason| unreachable(index, reason))?;
-        }
-        Ok(())
+        Ok(*at == ends.len())
     }
 
-    /// Why the port of a pseudowire's route cannot be its end now.
+    /// Why the port of a pseudowire's route cannot be its end now, or should not.
     pub(super) fn pseudowire_problem(&self, route: &Route) -> Option<String> {
-        let mut ends = PseudowireEnd::of(route).filter(|end| !self.is_attached(*end));
-        ends.find_map(|end| self.check_end(end, |_| 0).err())
+        PseudowireEnd::of(route).find_map(|end| self.check_end(end).err())
     }
 
-    /// Whether the frames of a port go into its pseudowire.
-    fn is_attached(&self, end: PseudowireEnd) -> bool {
-        let PseudowireEnd::Attachment(name) = end else {
-            return false;
-        };
-        let port = self
-            .ports
-            .number(name.as_str())
-            .and_then(|number| self.ports.get(number));
-        port.is_some_and(Port::is_attached)
-    }
-
-    /// `next_hops`: how many are reached through an interface.
-    fn check_end(&self, end: PseudowireEnd, next_hops: impl Fn(u32) -> usize) -> Result<(), String> {
+    fn check_end(&self, end: PseudowireEnd) -> Result<(), String> {
         let (PseudowireEnd::Attachment(name) | PseudowireEnd::Exit(name, _)) = end;
         let number = self.ports.number(name.as_str());
         let Some(port) = number.and_then(|number| self.ports.get(number)) else {
@@ -60,7 +52,10 @@ impl<T: Tables> Switch<T> {
         };
         let checked = match end {
             PseudowireEnd::Exit(_, vlan) => self.ports.check_exit(port, vlan),
-            PseudowireEnd::Attachment(_) => self.ports.check_attachment(port, next_hops(port.ifindex())),
+            PseudowireEnd::Attachment(_) => {
+                let next_hops = self.resolver.next_hops_through(port.ifindex());
+                self.ports.check_attachment(port, next_hops)
+            }
         };
         checked.map_err(|error| error::report(&error))
     }

@@ -113,10 +113,12 @@ struct Ahead {
     fresh: Vec<(usize, NextHop)>,
 }
 
-/// Next hops that were looked at, and how many that are.
+/// What was looked at, and how many next hops that are.
 #[derive(Default, Debug)]
 struct Sieve {
     at: usize,
+    /// How many ends of pseudowires were checked.
+    ends: usize,
     seen: HashSet<NextHop>,
 }
 
@@ -473,8 +475,8 @@ impl<T: Tables> Switch<T> {
         waits: bool,
         budget: &mut Budget<'_>,
     ) -> Result<bool, Refusal> {
-        if !waits && sieve.at == 0 {
-            self.check_pseudowire_ends(ahead.search.ends())?;
+        if !waits && !self.check_ends(ahead.search.ends(), &mut sieve.ends, budget)? {
+            return Ok(false);
         }
         while let Some((index, next_hop, backup)) = ahead.search.found(sieve.at) {
             for next_hop in std::iter::once(next_hop).chain(backup) {

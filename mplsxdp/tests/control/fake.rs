@@ -527,6 +527,7 @@ fn links(counters: bool) -> Vec<Link> {
         mpls_mtu: 1500,
         mpls_mtu_set: None,
         cross_connect: None,
+        attachment: false,
         dscp_map: None,
         tc_map: None,
         tx_only: false,

@@ -153,8 +153,19 @@ fn refused() -> Result<()> {
         &add("eth1", ""),
         "1 next hops of routes are reached through eth1",
     )?;
-    router.run("route del 100")?;
-    router.run(&add("eth1", ""))?;
+    // A transaction makes it so, and it is said.
+    let (route, attachment) = (
+        "100 as 110 via inet 10.0.1.2 dev eth1",
+        format!("xconnect eth1 encap mpls 500 {via}"),
+    );
+    router.run_with("route restore", &format!("{route}\n{attachment}\n"))?;
+    let shown = router.run("xconnect show")?;
+    ensure!(shown.contains("# 1 next hops of routes are reached through eth1"), "{shown}");
+    router.run_with("route restore", &format!("{attachment}\n"))?;
+    let shown = router.run("xconnect show")?;
+    ensure!(!shown.contains('#'), "{shown}");
+    let shown = router.run("link show eth1")?;
+    ensure!(shown.contains(" xconnect encap mpls"), "{shown}");
     refusal(router, &add("eth1", ""), "xconnect eth1 already has a route")?;
     refusal(
         router,

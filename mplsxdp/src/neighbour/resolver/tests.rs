@@ -1136,6 +1136,13 @@ proptest! {
         fresh.answer_all(&world, now);
         prop_assert_eq!(&run.reported, &fresh.reported);
         prop_assert_eq!(&run.held, &fresh.held);
+        let mut through = HashMap::new();
+        for (_, next_hop, state) in run.resolver.next_hops() {
+            if let (Some(_), Some(ifindex)) = (next_hop.via.address(), state.and_then(HopState::ifindex)) {
+                *through.entry(ifindex).or_default() += 1;
+            }
+        }
+        prop_assert_eq!(&run.resolver.through, &through);
         let mut links = Vec::from_iter(run.resolver.links().iter());
         links.sort_by_key(|link| link.ifindex);
         prop_assert_eq!(links, Vec::from_iter(world.links.values()));

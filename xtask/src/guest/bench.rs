@@ -7,7 +7,6 @@ use anyhow::{Context as _, Result, bail, ensure};
 use super::debian::Architecture;
 use super::image::Origin;
 use super::kernels::{Expected, KERNELS, Kernel};
-use super::lab::MPLS_MODULES;
 use super::system::{self, Extras};
 use super::wire::Run;
 use super::{Built, boot, debian, kernel};
@@ -15,6 +14,8 @@ use crate::run::{Artifact, Kind, build_programs, target, workspace};
 use crate::setup;
 
 const PROGRAM: &str = "bench";
+/// What the kernel needs for the rows that it can do, too.
+const MODULES: [&str; 3] = ["vrf", "mpls_router", "mpls_iptunnel"];
 /// What is measured if nothing is named, fewer frames than elsewhere: a guest is slow.
 const DEFAULTS: [&str; 7] = ["swap-4k", "pop", "impose-256", "--rounds", "9", "--kiloframes", "100"];
 
@@ -60,7 +61,7 @@ pub fn bench(name: &str, arguments: &[String]) -> Result<()> {
     let unpacked = debian::fetch(kernel, &directory).with_context(|| format!("cannot get kernel {}", kernel.name))?;
     let initramfs = directory.join("initramfs");
     let extras = Extras {
-        modules: &MPLS_MODULES,
+        modules: &MODULES,
         ..Extras::default()
     };
     system::make(&initramfs, &unpacked, &built, &runs, &extras)?;

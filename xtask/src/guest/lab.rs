@@ -25,7 +25,7 @@ const PACKAGES: (&str, [&str; 3]) = ("bookworm", ["frr", "exabgp", "util-linux"]
 /// What FRR and the labs need of the kernel.
 const MODULES: [&str; 3] = ["vrf", "8021q", "dummy"];
 /// Without them the kernel has no MPLS.
-pub const MPLS_MODULES: [&str; 2] = ["mpls_router", "mpls_iptunnel"];
+const MPLS_MODULES: [&str; 2] = ["mpls_router", "mpls_iptunnel"];
 /// Programs of this machine that tests need not have.
 const TOOLS: [&str; 1] = ["chroot"];
 

@@ -28,12 +28,12 @@ use mplsxdp_common::abi::MAX_LABELS;
 use mplsxdp_common::wire::{Label, Mac};
 use mplsxdp_tests::rig::OBJECT;
 use mplsxdp_tests::router::program as switch_program;
-use mplsxdp_tests::{End, Lab, Netns, Router, link};
+use mplsxdp_tests::{End, Lab, Netns, Router, link, wait};
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::Pid;
 
 use super::generator::{self, Draws, Generator, Headers, Size};
-use super::rows::{Counters, Keys, Measure, ROWS, Row, VLAN};
+use super::rows::{Counters, Keys, Measure, ROWS, Row, VLAN, VRF};
 use super::{median, sorted};
 
 /// What the frames leave by has room for labels.
@@ -211,7 +211,15 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         let mut bench = Bench::new(&netns, arguments)?;
         let named =
             |row: &Row| arguments.operations.is_empty() || arguments.operations.iter().any(|name| name == row.name);
-        let chosen = |row: &&Row| named(row) && (!arguments.kernel || row.kernel_route().is_some());
+        let has_vrfs = vrfs_exist(&netns);
+        let is_able = |row: &Row| row.route != VRF || has_vrfs;
+        let chosen = |row: &&Row| named(row) && is_able(row) && (!arguments.kernel || row.kernel_route().is_some());
+        if let Some(row) = ROWS.iter().find(|row| named(row) && !is_able(row)) {
+            println!(
+                "{} is not measured, because this kernel has no VRF devices (module vrf): `cargo xtask guest bench 6.12 {}`\n",
+                row.name, row.name
+            );
+        }
         if arguments.loss {
             let shares = SHARES.map(|share| format!(" {:.0} % |", share * 100.0)).concat();
             println!("| operation | frames sent | highest rate |{shares}");
@@ -312,6 +320,11 @@ impl<'a> Bench<'a> {
             self.route_by_kernel(row, &keys)?;
         }
         contenders.push(Contender::Now);
+        if row.route == VRF {
+            contenders
+                .iter()
+                .try_for_each(|&contender| enter_vrf(self.netns, contender))?;
+        }
         self.attach_bare(row.measure == Measure::Forwarding)?;
 
         let mut frames = Vec::new();
@@ -331,6 +344,11 @@ impl<'a> Bench<'a> {
                     times.push(time);
                 }
             }
+        }
+        if row.route == VRF {
+            contenders
+                .iter()
+                .try_for_each(|&contender| leave_vrf(self.netns, contender))?;
         }
         let mut of = |contender| {
             let index = contenders.iter().position(|&other| other == contender)?;
@@ -364,6 +382,12 @@ impl<'a> Bench<'a> {
             switch.router.run(&route)?;
         }
         switch.is_crossed = crosses;
+        if row.route == VRF {
+            wait::until("the VRF", Duration::from_secs(10), || {
+                let shown = switch.router.run(&format!("route get {}", keys[0]))?;
+                Ok((!shown.contains('#')).then_some(()))
+            })?;
+        }
         Ok(())
     }
 
@@ -517,6 +541,7 @@ impl<'a> Bench<'a> {
         let route = row
             .route
             .replace("{next}", &format!("via link {next} dev {out}"))
+            .replace("{vrf}", &vrf(contender))
             .replace("{tagged}", &format!("via link {next} dev {out}.{VLAN}"))
             .replace("{back}", &format!("via link {} dev {inner}", self.netns.mac(outer)?))
             .replace("{from}", inner)
@@ -528,7 +553,9 @@ impl<'a> Bench<'a> {
     fn route_by_kernel(&self, row: &Row, keys: &[String]) -> Result<()> {
         let [out, _] = Contender::Kernel.way_out();
         let route = row.kernel_route().context("the kernel has no such route")?;
-        let route = route.replace("{next}", &format!("via inet {NEIGHBOUR} dev {out}"));
+        let route = route
+            .replace("{next}", &format!("via inet {NEIGHBOUR} dev {out}"))
+            .replace("{vrf}", &vrf(Contender::Kernel));
         let keys: Vec<String> = keys.iter().map(|key| format!("route replace {key}")).collect();
         let family = if row.traffic.keys.are_labels() { "mpls" } else { "inet" };
         let mut command = self.netns.command("ip");
@@ -561,16 +588,60 @@ const NEIGHBOUR: &str = "198.18.0.2";
 /// Has the kernel forward what arrives at its port: labels and IP.
 fn forward_by_kernel(netns: &Netns) -> Result<()> {
     let [_, inner] = Contender::Kernel.ports();
-    let [out, far] = Contender::Kernel.way_out();
+    let [out, _] = Contender::Kernel.way_out();
     netns.sysctl("mpls/platform_labels", &(MAX_LABELS - 1).to_string())?;
     netns.sysctl(&format!("mpls/conf/{inner}/input"), "1")?;
     netns.sysctl("ipv4/ip_forward", "1")?;
     netns.ip(&format!("address add 198.18.0.1/30 dev {out}"))?;
+    know_neighbour(netns, Contender::Kernel)
+}
+
+/// The neighbour is [`NEIGHBOUR`] everywhere: each VRF has its own.
+fn know_neighbour(netns: &Netns, contender: Contender) -> Result<()> {
+    let [out, far] = contender.way_out();
     netns.ip(&format!(
         "neighbour replace {NEIGHBOUR} lladdr {} dev {out} nud permanent",
         netns.mac(far)?
     ))?;
     Ok(())
+}
+
+/// The VRF of a contender.
+fn vrf(contender: Contender) -> String {
+    format!("vrf-{}", contender.way_out()[0])
+}
+
+fn vrfs_exist(netns: &Netns) -> bool {
+    netns.add_vrf("probe", 99).is_ok() && netns.ip("link del probe").is_ok()
+}
+
+/// What a contender sends by is in a VRF, which routes everything to the neighbour. The bare redirect and the least swap
+/// know no VRF.
+fn enter_vrf(netns: &Netns, contender: Contender) -> Result<()> {
+    if let Contender::Bare | Contender::Floor = contender {
+        return Ok(());
+    }
+    let (vrf, [out, _]) = (vrf(contender), contender.way_out());
+    // A device made after this has it, too.
+    netns.sysctl("ipv4/ip_forward", "1")?;
+    netns.add_vrf(&vrf, 10 + index(out)?)?;
+    netns.ip(&format!("address replace 198.18.0.1/30 dev {out}"))?;
+    netns.ip(&format!("link set {out} master {vrf}"))?;
+    know_neighbour(netns, contender)?;
+    netns.ip(&format!("route add default via {NEIGHBOUR} vrf {vrf}"))?;
+    Ok(())
+}
+
+fn leave_vrf(netns: &Netns, contender: Contender) -> Result<()> {
+    if let Contender::Bare | Contender::Floor = contender {
+        return Ok(());
+    }
+    let [out, _] = contender.way_out();
+    netns.ip(&format!("link del {}", vrf(contender)))?;
+    if contender == Contender::Kernel {
+        return know_neighbour(netns, contender);
+    }
+    netns.ip(&format!("address del 198.18.0.1/30 dev {out}")).map(drop)
 }
 
 /// A label of its own for each route.

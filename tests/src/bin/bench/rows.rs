@@ -14,7 +14,7 @@ pub struct Row {
     pub counters: Counters,
     pub traffic: Traffic,
     /// What the route of each key says, behind the key. `{out}` is a label of its own for each; `{next}` is the next
-    /// hop, `{back}` the neighbour that frames come from, `{tagged}` the next hop in a VLAN.
+    /// hop, `{back}` the neighbour that frames come from, `{tagged}` the next hop in a VLAN, `{vrf}` a VRF device.
     pub route: &'static str,
     pub measure: Measure,
 }
@@ -72,6 +72,9 @@ impl Row {
         let is_plain = self.measure == Measure::Forwarding && self.traffic.tag.is_none() && !self.crosses();
         let has_one_way = self.route.ends_with("{next}") && !self.route.contains("nexthop");
         let is_for_ipv4 = self.traffic.keys.family() == Family::V4;
+        if self.route == VRF {
+            return Some("dev {vrf}".to_owned());
+        }
         // Its pop has no label in place of the old one.
         (is_plain && has_one_way && is_for_ipv4).then(|| self.route.replace("as implicit-null ", ""))
     }
@@ -123,6 +126,8 @@ const IMPOSE: &str = "encap mpls {out} {next}";
 /// No routes for keys: every frame of the port where they arrive goes elsewhere.
 const CROSS: &str = "xconnect add {from} {to} one-way";
 const INTO_PSEUDOWIRE: &str = "xconnect add {from} encap mpls 500 {next}";
+/// Labels of a VRF whose table has a default route to the next hop. `{vrf}` is the VRF device.
+pub const VRF: &str = "vrf {vrf} pass";
 /// As many labels as the default counter slots are for.
 const COUNTED: u32 = 65_520;
 const ALL: u32 = MAX_LABELS - Label::FIRST_ORDINARY.get();
@@ -187,6 +192,7 @@ pub const ROWS: &[Row] = &[
     row("pw-in", "into a pseudowire", labels(4096), INTO_PSEUDOWIRE),
     // Whatever is beneath the label is a frame.
     row("pw-out", "out of a pseudowire", labels(4096), "xconnect {to} no-cw"),
+    row("vrf", "pop, and IP by the kernel's table of a VRF", labels(4096), VRF),
     impose("impose-1", "imposition, 1 IPv4 prefix", Keys::Few(Family::V4, 1)),
     impose(
         "impose-256",

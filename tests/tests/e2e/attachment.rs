@@ -160,7 +160,10 @@ fn refused() -> Result<()> {
     );
     router.run_with("route restore", &format!("{route}\n{attachment}\n"))?;
     let shown = router.run("xconnect show")?;
-    ensure!(shown.contains("# 1 next hops of routes are reached through eth1"), "{shown}");
+    ensure!(
+        shown.contains("# 1 next hops of routes are reached through eth1"),
+        "{shown}"
+    );
     router.run_with("route restore", &format!("{attachment}\n"))?;
     let shown = router.run("xconnect show")?;
     ensure!(!shown.contains('#'), "{shown}");

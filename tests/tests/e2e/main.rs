@@ -13,7 +13,6 @@ mod differential_kernel;
 mod doctor;
 mod exceptions;
 mod faults;
-mod first_lab;
 mod fpm;
 mod frr;
 mod handover;
@@ -28,6 +27,7 @@ mod log;
 mod multipath;
 mod neighbours;
 mod owners;
+mod pages;
 mod persist;
 mod ports;
 mod preflight;
@@ -69,6 +69,7 @@ fn main() -> Result<()> {
         control::tests(),
         lifecycle::tests(),
         config::tests(),
+        pages::tests(),
         persist::tests(),
         soak::tests(),
         faults::tests(),
@@ -91,7 +92,6 @@ fn main() -> Result<()> {
         kernel_sync::tests(),
         differential_kernel::tests(),
         handover::tests(),
-        first_lab::tests(),
         fpm::tests(),
         frr::tests(),
         vlan::tests(),

@@ -1,6 +1,6 @@
-//! Types `docs/first-lab.md`: runs every command in order in one shell, and compares the output with the page.
+//! Types pages of the documentation: runs every command in order in one shell, and compares the output with the page.
 //!
-//! The shell has its own mount, network and PID namespace, with an empty /run. So the page's names cannot clash with
+//! The shell has its own mount, network and PID namespace, with an empty /run. So a page's names cannot clash with
 //! others, and the kernel removes everything when the shell ends, however it ends.
 
 use std::env;
@@ -19,7 +19,6 @@ use mplsxdp_tests::{router, tidy, wait};
 
 use crate::test_with_all;
 
-const PAGE: &str = include_str!("../../../docs/first-lab.md");
 /// How long a command may take.
 const LIMIT: Duration = Duration::from_secs(60);
 /// How long to repeat a command of mplsxdp that only shows something, until its output is as on the page.
@@ -27,8 +26,38 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// Printed after the output of each command, before its exit status.
 const END: &str = "end of output:";
 
+/// A page, or a part of it that stands alone.
+#[derive(Clone, Copy)]
+struct Page {
+    name: &'static str,
+    text: &'static str,
+    /// The heading that it begins with; `None`: the top of the page.
+    from: Option<&'static str>,
+    /// The heading before which it ends; `None`: the end of the page.
+    to: Option<&'static str>,
+}
+
+const FIRST_LAB: Page = Page {
+    name: "docs/first-lab.md",
+    text: include_str!("../../../docs/first-lab.md"),
+    from: None,
+    to: None,
+};
+const VPN: &str = "## 3. A VPN for two customers";
+const PINGS: Page = Page {
+    name: "docs/tutorial.md",
+    text: include_str!("../../../docs/tutorial.md"),
+    from: None,
+    to: Some(VPN),
+};
+const L3VPN: Page = Page {
+    from: Some(VPN),
+    to: None,
+    ..PINGS
+};
+
 pub fn tests() -> Vec<Trial> {
-    let needs = [
+    let lab = [
         Need::Kernel(6, 3, "what a veth's peer takes"),
         Need::Program("unshare", "util-linux"),
         Need::Program("mount", "mount"),
@@ -36,28 +65,71 @@ pub fn tests() -> Vec<Trial> {
         Need::Program("sysctl", "procps"),
         Need::Program("ethtool", "ethtool"),
         Need::Program("ping", "iputils-ping"),
+    ];
+    let tools = [
         Need::Program("tcpdump", "tcpdump"),
         Need::Program("traceroute", "traceroute"),
     ];
-    vec![test_with_all("first_lab::the_page_is_true", &needs, page)]
+    let vrf = [Need::LinkKind("vrf", "vrf")];
+    let test = |name, needs: &[Need], page: Page| test_with_all(name, &[&lab, needs].concat(), move || page.check());
+    vec![
+        test("first_lab::the_page_is_true", &tools, FIRST_LAB),
+        test("tutorial::the_pings_are_true", &[], PINGS),
+        test("tutorial::the_vpn_is_true", &vrf, L3VPN),
+    ]
 }
 
-fn page() -> Result<()> {
-    let mut shell = Shell::start()?;
-    shell.quiet("mount -t tmpfs -o mode=755 tmpfs /run && mkdir /run/lab && cd /run/lab")?;
-    for block in blocks(PAGE)? {
-        block.check(&mut shell).with_context(|| {
-            let logs = shell.run("tail -n 30 *.log");
-            format!(
-                "docs/first-lab.md:{}; the logs:\n{}",
-                block.line,
-                logs.unwrap_or_default().0
-            )
-        })?;
+impl Page {
+    fn check(self) -> Result<()> {
+        let mut shell = Shell::start()?;
+        shell.quiet("mount -t tmpfs -o mode=755 tmpfs /run && mkdir /run/lab && cd /run/lab")?;
+        for block in self.blocks()? {
+            block.check(&mut shell).with_context(|| {
+                let logs = shell.run("tail -n 30 *.log");
+                format!(
+                    "{}:{}; the logs:\n{}",
+                    self.name,
+                    block.line,
+                    logs.unwrap_or_default().0
+                )
+            })?;
+        }
+        let (left, _) = shell.run("ip netns list; ls -A /run/lab; ls -A /run/mplsxdp 2>/dev/null; jobs -r")?;
+        ensure!(left.is_empty(), "{} leaves behind: {left}", self.name);
+        Ok(())
     }
-    let (left, _) = shell.run("ip netns list; ls -A /run/lab; ls -A /run/mplsxdp 2>/dev/null; jobs")?;
-    ensure!(left.is_empty(), "the page leaves behind: {left}");
-    Ok(())
+
+    /// The blocks that are marked as `sh` (commands that print nothing and succeed) and as `console`.
+    fn blocks(self) -> Result<Vec<Block>> {
+        let mut blocks = Vec::new();
+        let lines = self.text.lines().zip(1..);
+        let mut lines = lines
+            .skip_while(|(line, _)| self.from.is_some_and(|from| *line != from))
+            .take_while(|(line, _)| Some(*line) != self.to);
+        while let Some((line, number)) = lines.next() {
+            let Some(kind) = line.strip_prefix("```") else {
+                continue;
+            };
+            let at = || format!("{}:{number}", self.name);
+            let body: Vec<_> = lines
+                .by_ref()
+                .map(|(line, _)| line)
+                .take_while(|&line| line != "```")
+                .collect();
+            let commands = match kind {
+                "sh" => vec![Shown {
+                    command: body.join("\n"),
+                    output: Vec::new(),
+                }],
+                "console" => console(&body).with_context(at)?,
+                "text" => continue,
+                other => bail!("{}: a block of kind `{other}`: sh, console or text was expected", at()),
+            };
+            blocks.push(Block { line: number, commands });
+        }
+        ensure!(!blocks.is_empty(), "{} has no such part", self.name);
+        Ok(blocks)
+    }
 }
 
 /// A code block with commands.
@@ -73,33 +145,6 @@ struct Block {
 struct Shown {
     command: String,
     output: Vec<String>,
-}
-
-/// The blocks that are marked as `sh` (commands that print nothing and succeed) and as `console`.
-fn blocks(page: &str) -> Result<Vec<Block>> {
-    let mut blocks = Vec::new();
-    let mut lines = page.lines().zip(1..);
-    while let Some((line, number)) = lines.next() {
-        let Some(kind) = line.strip_prefix("```") else {
-            continue;
-        };
-        let body: Vec<_> = lines
-            .by_ref()
-            .map(|(line, _)| line)
-            .take_while(|&line| line != "```")
-            .collect();
-        let commands = match kind {
-            "sh" => vec![Shown {
-                command: body.join("\n"),
-                output: Vec::new(),
-            }],
-            "console" => console(&body).with_context(|| format!("docs/first-lab.md:{number}"))?,
-            "text" => continue,
-            other => bail!("docs/first-lab.md:{number}: a block of kind `{other}`: sh, console or text was expected"),
-        };
-        blocks.push(Block { line: number, commands });
-    }
-    Ok(blocks)
 }
 
 /// Lines that begin with a prompt are commands, the others their output.

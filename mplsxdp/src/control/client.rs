@@ -1,4 +1,4 @@
-//! The client's side of the control socket, blocking.
+//! The client's side of the control socket, blocking: `examples/control_plane.rs` shows how a program uses it.
 
 use std::collections::BTreeMap;
 use std::io::{self, BufRead, BufReader, Read as _, Write};

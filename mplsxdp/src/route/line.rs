@@ -6,6 +6,7 @@ mod reason;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::Range;
+use std::str::FromStr;
 use std::sync::Arc;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
@@ -71,6 +72,15 @@ impl GrammarError {
             .max(1);
         let indent = self.column(line) - 1;
         format!("  {line}\n  {:indent$}{:^<marked$}", "", "")
+    }
+}
+
+/// A line that needs no look-up of a VRF's name.
+impl FromStr for Route {
+    type Err = GrammarError;
+
+    fn from_str(line: &str) -> Result<Self, GrammarError> {
+        route(line, Family::Any)
     }
 }
 

@@ -23,7 +23,7 @@ const FRAMES: (&str, &str) = ("MPLSXDP_FRAMES", "2000");
 const SLOWNESS: (&str, &str) = ("MPLSXDP_SLOWNESS", "6");
 
 /// Programs that the guest has. `depmod` is for this machine only.
-const TOOLS: [&str; 17] = [
+const TOOLS: [&str; 25] = [
     "modprobe",
     "ip",
     "ping",
@@ -39,21 +39,32 @@ const TOOLS: [&str; 17] = [
     "mount",
     "umount",
     "sh",
+    "bash",
+    "sysctl",
     "sleep",
+    "timeout",
     "cat",
+    "ls",
+    "mkdir",
+    "rm",
+    "tail",
+    "grep",
 ];
 /// The Debian packages that have [`TOOLS`], and the libraries that mplsxdp is linked with, for a guest that cannot have
 /// programs of this machine.
-pub const PACKAGES: [&str; 13] = [
+pub const PACKAGES: [&str; 16] = [
+    "bash",
     "coreutils",
     "dash",
     "ethtool",
+    "grep",
     "iproute2",
     "iputils-ping",
     "kmod",
     "libelf1",
     "mount",
     "mtr-tiny",
+    "procps",
     "tcpdump",
     "traceroute",
     "util-linux",

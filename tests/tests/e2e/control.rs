@@ -92,10 +92,12 @@ fn in_rust() -> Result<()> {
         "the routes are others"
     );
     control_plane::install(&mut client, &lines[..2].concat()).map_err(plain)?;
-    bench.forward(&bench.labelled(&[Entry::new(1001, 64)], b"payload"))?;
+    bench.left.send(&bench.labelled(&[Entry::new(1001, 64)], b"payload"))?;
+    let swapped = bench.out_labelled(&[Entry::new(110, 63)], b"payload");
+    bench.right.receive("the swapped frame", |frame| frame == swapped)?;
     let expected = [
-        (format!("1000 as to 110 {via} proto static"), 0),
-        (format!("1001 as to 110 {via} proto static"), 1),
+        (format!("1000 as to 110 {via}"), 0),
+        (format!("1001 as to 110 {via}"), 1),
     ];
     let found = control_plane::forwarded(&mut client).map_err(plain)?;
     ensure!(found == expected, "{found:?}");

@@ -178,7 +178,14 @@ impl Shown {
             .iter()
             .any(|word| command.starts_with("mplsxdp") && command.contains(word));
         if output.is_empty() {
-            shell.quiet(command)
+            shell.quiet(command)?;
+            if command.contains("mplsxdp load") {
+                // In a guest without KVM, this takes longer than commands wait for it.
+                wait::until("the instances to be ready", LIMIT, || {
+                    Ok(shell.run("grep -L ' ready ' *.log")?.0.is_empty().then_some(()))
+                })?;
+            }
+            Ok(())
         } else if shows {
             let mut last = String::new();
             let shown = wait::until(command, PATIENCE, || {
@@ -284,7 +291,7 @@ impl Shell {
         )?;
         let mut printed = String::new();
         loop {
-            match self.output.recv_timeout(LIMIT) {
+            match self.output.recv_timeout(wait::limit(LIMIT)) {
                 Ok(line) => match line.strip_prefix(END) {
                     Some(status) => {
                         // The line break before the end of output.

@@ -187,7 +187,7 @@ fn runs(kernel: &Kernel, selection: Selection<'_>) -> Vec<Run> {
             run("xsk", &[]),
             run("kernel", &[]),
         ];
-        runs.extend(e2e(&["virtio::", "switching::", "untouched::", "tutorial::"]));
+        runs.extend(e2e(&["virtio::", "switching::", "untouched::"]));
         return runs;
     }
     let mut runs = vec![

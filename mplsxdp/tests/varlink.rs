@@ -404,6 +404,14 @@ fn outcome() -> Outcome {
     }
 }
 
+fn busy_route() -> BusyRoute {
+    BusyRoute {
+        route: installed_route(),
+        packets_per_second: 0.5,
+        bits_per_second: 0.5,
+    }
+}
+
 fn unknown_label() -> UnknownLabel {
     UnknownLabel {
         port: "eth1".into(),
@@ -449,6 +457,8 @@ fn types() {
     agree_on_type(&mut seen, "ReasonCounter", &reason());
     agree_on_type(&mut seen, "Outcome", &outcome());
     agree_on_type(&mut seen, "UnknownLabel", &unknown_label());
+    agree_on_type(&mut seen, "BusyRoute", &busy_route());
+    agree_on_enum(&mut seen, "BusyOrder", &[BusyOrder::Packets, BusyOrder::Bytes]);
     agree_on_type(&mut seen, "Stats", &stats());
     agree_on_type(&mut seen, "Changes", &Changes::default());
     agree_on_type(&mut seen, "UnreachableRoute", &unreachable());
@@ -581,6 +591,15 @@ fn methods() {
     let neighbors = NeighborList {
         neighbors: vec![next_hop()],
     };
+    let get_busiest = GetBusiestRoutes {
+        count: Some(3),
+        milliseconds: Some(100),
+        order: Some(BusyOrder::Bytes),
+    };
+    let busiest = BusiestRoutes {
+        seconds: 0.5,
+        routes: vec![busy_route()],
+    };
     let unknown = UnknownLabels {
         labels: vec![unknown_label()],
     };
@@ -657,6 +676,7 @@ fn methods() {
     method!("DeleteCrossConnect", delete_cross_connect, Nothing {});
     method!("ListNeighbors", with_counters, neighbors);
     method!("GetStats", GetStats { all: Some(true) }, StatsReply { stats: stats() });
+    method!("GetBusiestRoutes", get_busiest, busiest);
     method!("GetUnknownLabels", Nothing {}, unknown);
     method!("Confirm", Nothing {}, Nothing {});
     method!("Upgrade", Nothing {}, Nothing {});

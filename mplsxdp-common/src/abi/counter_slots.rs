@@ -43,6 +43,13 @@ impl CounterSlots {
         label.get() & (self.0 >> 32) as u32
     }
 
+    /// The labels that have this slot as their likely one.
+    pub fn labels(self, slot: u32) -> impl Iterator<Item = Label> {
+        let mask = (self.0 >> 32) as u32;
+        let first = Some(slot).filter(|&slot| slot != 0 && slot <= mask);
+        core::iter::successors(first, move |label| label.checked_add(mask + 1)).map_while(Label::new)
+    }
+
     /// The index of a slot of a CPU in `ROUTE_COUNTERS`. `slot` must be less than the number of slots.
     #[inline(always)]
     pub const fn index(self, cpu: u32, slot: u32) -> u32 {
@@ -64,6 +71,13 @@ mod tests {
             assert_eq!(likely(100, label), label & 63);
         }
         assert_eq!((likely(1, 77), likely(0, 77)), (0, 0));
+        for (slots, slot) in [(1 << 20, 16), (1 << 16, 17), (100, 3), (100, 77), (1, 0), (16, 0)] {
+            let slots = CounterSlots::new(slots);
+            let found: Vec<Label> = slots.labels(slot).collect();
+            let all = (0..1 << 20).filter_map(Label::new);
+            let expected: Vec<Label> = all.filter(|&label| slot != 0 && slots.likely(label) == slot).collect();
+            assert_eq!(found, expected);
+        }
     }
 
     #[test]

@@ -4,7 +4,9 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
+use std::time::Duration;
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
@@ -85,6 +87,7 @@ methods! {
     DeleteCrossConnect Change,
     ListNeighbors Read,
     GetStats Read,
+    GetBusiestRoutes Read,
     GetUnknownLabels Read,
     GetSync Read,
     // With `repair` it changes something, which is checked when the request is made.
@@ -982,6 +985,51 @@ pub struct StatsReply {
     pub stats: Stats,
 }
 
+/// Parameters of `GetBusiestRoutes`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GetBusiestRoutes {
+    /// At most so many; 20 if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub count: Option<u32>,
+    /// How long their frames are counted; 1000 if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub milliseconds: Option<u32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub order: Option<BusyOrder>,
+}
+
+impl GetBusiestRoutes {
+    pub const COUNTS: RangeInclusive<u32> = 1..=1000;
+    pub const MILLISECONDS: RangeInclusive<u32> = 10..=60_000;
+}
+
+/// `type BusyOrder`: what makes a route busy.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum BusyOrder {
+    #[default]
+    Packets,
+    Bytes,
+}
+
+/// Reply of `GetBusiestRoutes`.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+pub struct BusiestRoutes {
+    /// How long the frames were counted.
+    pub seconds: f64,
+    /// The busiest first.
+    pub routes: Vec<BusyRoute>,
+}
+
+/// `type BusyRoute`: a route, and what it forwards now.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+pub struct BusyRoute {
+    pub route: InstalledRoute,
+    pub packets_per_second: f64,
+    pub bits_per_second: f64,
+}
+
 /// Reply of `GetUnknownLabels`.
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
 pub struct UnknownLabels {
@@ -1281,6 +1329,12 @@ pub enum Request {
     GetStats {
         all: bool,
     },
+    /// The `count` routes that forward most within `time`.
+    GetBusiestRoutes {
+        count: usize,
+        time: Duration,
+        order: BusyOrder,
+    },
     GetUnknownLabels,
     GetSync,
     CheckSync {
@@ -1323,6 +1377,7 @@ pub enum Reply {
         last: Option<Position>,
     },
     Stats(Stats),
+    Busiest(BusiestRoutes),
     /// The most frequent first.
     UnknownLabels(Vec<UnknownLabel>),
     Sync(Vec<SyncSource>),

@@ -2,7 +2,9 @@
 //! nothing.
 
 use std::borrow::Cow;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
+use std::time::Duration;
 
 use mplsxdp_common::wire::Label;
 use serde::Deserialize;
@@ -377,6 +379,32 @@ fn our_command(method: Method, raw: Option<&RawValue>, staged: usize) -> Result<
             let api::GetStats { all } = parameters(raw)?;
             Ok(Command::Ask(Request::GetStats {
                 all: all.unwrap_or(false),
+            }))
+        }
+        Method::GetBusiestRoutes => {
+            let given: api::GetBusiestRoutes = parameters(raw)?;
+            let within = |field: &str, value: Option<u32>, default, range: RangeInclusive<u32>| {
+                let value = value.unwrap_or(default);
+                let (first, last) = (range.start(), range.end());
+                match range.contains(&value) {
+                    true => Ok(value),
+                    false => Err(invalid(
+                        format!("parameters.{field}"),
+                        format!("{value} is not {first} to {last}"),
+                    )),
+                }
+            };
+            let count = within("count", given.count, 20, api::GetBusiestRoutes::COUNTS)?;
+            let time = within(
+                "milliseconds",
+                given.milliseconds,
+                1000,
+                api::GetBusiestRoutes::MILLISECONDS,
+            )?;
+            Ok(Command::Ask(Request::GetBusiestRoutes {
+                count: count as usize,
+                time: Duration::from_millis(time.into()),
+                order: given.order.unwrap_or_default(),
             }))
         }
         Method::GetUnknownLabels => nothing(raw, Command::List(List::UnknownLabels)),

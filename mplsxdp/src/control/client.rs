@@ -327,6 +327,11 @@ impl Client {
         Ok(stats)
     }
 
+    /// The routes that forward most. The reply takes as long as their frames are counted.
+    pub fn busiest_routes(&mut self, wanted: &api::GetBusiestRoutes) -> Result<api::BusiestRoutes, ClientError> {
+        self.call("GetBusiestRoutes", wanted)
+    }
+
     /// The sources of routes that the instance follows.
     pub fn sync(&mut self) -> Result<Vec<api::SyncSource>, ClientError> {
         let api::SyncReply { sources } = self.call("GetSync", &Nothing {})?;

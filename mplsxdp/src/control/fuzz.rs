@@ -192,6 +192,10 @@ fn request_of(request: &Request) -> (&'static str, Value) {
             json!({ "ifname": name, "to": to, "one_way": one_way }),
         ),
         Request::GetStats { all } => ("GetStats", json!({ "all": all })),
+        Request::GetBusiestRoutes { count, time, order } => (
+            "GetBusiestRoutes",
+            json!({ "count": count, "milliseconds": time.as_millis(), "order": order }),
+        ),
         Request::GetSync => ("GetSync", json!({})),
         Request::CheckSync { repair } => ("CheckSync", json!({ "repair": repair })),
         Request::Confirm => ("Confirm", json!({})),

@@ -33,7 +33,7 @@ use futures_util::stream::FuturesUnordered;
 use mplsxdp_common::abi::{Police, Settings};
 use tokio::net::UnixListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
@@ -82,6 +82,8 @@ const CALL_BACKLOG: usize = 64;
 /// Kernel events that are read before their effect on the tables is worked out: at most a millisecond's work.
 const EVENT_BATCH: usize = 64;
 
+/// How many searches for the busiest routes go on at a time. Each has two tables of all counters in memory.
+const BUSIEST_TURNS: usize = 4;
 /// How long one step of long work may take; nothing else is done meanwhile.
 const STEP: Duration = Duration::from_millis(1);
 /// What holds the event loop longer is logged: a link that goes down waits for it.
@@ -470,6 +472,8 @@ struct Daemon {
     frr: Option<Frr>,
     _lost_frames: Option<LostFrames>,
     counters: Arc<CounterReaders>,
+    /// For [`reports::busiest`].
+    busiest_turns: Arc<Semaphore>,
     dropper: Dropper,
     saving: Option<Saving>,
     answers: HashMap<Token, Answer>,
@@ -567,6 +571,7 @@ impl Daemon {
             frr,
             _lost_frames: lost_frames.ok(),
             counters,
+            busiest_turns: Arc::new(Semaphore::new(BUSIEST_TURNS)),
             dropper: Dropper::new()?,
             saving,
             answers: HashMap::new(),
@@ -853,6 +858,24 @@ impl Daemon {
                 if let Some(answer) = self.answers.remove(&token) {
                     tokio::spawn(reports::neighbors(answer, neighbors, last, self.netlink.clone()));
                 }
+            }
+            Effect::CountBusiest {
+                token,
+                count,
+                time,
+                order,
+            } => {
+                let busiest = reports::busiest(
+                    count,
+                    time,
+                    order,
+                    Arc::clone(&self.counters),
+                    Arc::clone(&self.busiest_turns),
+                );
+                self.run(async move {
+                    let (slots, time) = busiest.await;
+                    Outcome::Input(Input::Busiest { token, slots, time })
+                });
             }
             Effect::ReplyUnknownLabels { token } => {
                 let labels = reports::unknown_labels(&self.exceptions, self.switch.ports(), Instant::now());

@@ -4,9 +4,10 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use netlink_packet_route::link::Stats64;
+use tokio::sync::Semaphore;
 use tracing::warn;
 
 use super::Answer;
@@ -17,6 +18,7 @@ use crate::dataplane::kernel::CounterReaders;
 use crate::kernel::{NeighbourEntry, Netlink};
 use crate::lfib::counters::{CountedAt, Total};
 use crate::lfib::next_hops::Position;
+use crate::observe::busiest::{self, Growth};
 use crate::observe::routes::add_counters;
 use crate::observe::{reasons, stats};
 use crate::ports::Ports;
@@ -107,6 +109,30 @@ pub fn routes(answer: Answer, mut reply: api::Reply, counted_at: Vec<Option<Coun
         });
         let _ = answer.send(Ok(reply));
     });
+}
+
+/// The slots of routes that grow most within `time`, and how long that was. Two tables of all counters are in memory
+/// meanwhile, so `turns` are few.
+pub async fn busiest(
+    count: usize,
+    time: Duration,
+    order: api::BusyOrder,
+    readers: Arc<CounterReaders>,
+    turns: Arc<Semaphore>,
+) -> (Vec<Growth>, Duration) {
+    let _turn = turns.acquire_owned().await;
+    let read = |readers: Arc<CounterReaders>| {
+        tokio::task::spawn_blocking(move || (Instant::now(), readers.routes.read(0, u32::MAX)))
+    };
+    let Ok((began, before)) = read(Arc::clone(&readers)).await else {
+        return (Vec::new(), time);
+    };
+    tokio::time::sleep(time).await;
+    let Ok((ended, after)) = read(readers).await else {
+        return (Vec::new(), time);
+    };
+    let found = tokio::task::spawn_blocking(move || busiest::busiest(&before, &after, count, order));
+    (found.await.unwrap_or_default(), ended - began)
 }
 
 /// Replies with what ports did not forward and what routes forwarded.

@@ -1,6 +1,7 @@
 //! The counters of routes. The XDP program only adds to a slot and nobody sets one to zero, so the total of all slots
 //! never goes backwards. A route counts from the value that its slot had when the route got it.
 
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
@@ -23,6 +24,8 @@ pub struct Counters {
     /// By slot, one bit: it was handed out before, so it may have counted.
     used: Vec<u64>,
     held_back: Vec<u32>,
+    /// The routes that have other slots than the program expects: prefixes, and labels whose likely slot was taken.
+    others: HashMap<u32, RouteKey>,
     /// The values of a range of slots, read when all free slots in it were already free. Nothing counts in a free slot.
     ahead: (u32, Vec<Counter>),
     /// By slot: packets and bytes at the time its route got it; empty while all are zero.
@@ -44,6 +47,7 @@ impl Counters {
             free: FreeSlots::all(1..end),
             used: vec![0; (end as usize).div_ceil(WORD)],
             held_back: Vec::new(),
+            others: HashMap::new(),
             ahead: (0, Vec::new()),
             baselines: Vec::new(),
             forwarding: Vec::new(),
@@ -72,7 +76,17 @@ impl Counters {
         }
         self.used[word] |= bit;
         self.free.remove(slot);
+        // Ports are renamed, and there are few of them.
+        if likely.is_none() && !matches!(key, RouteKey::Attachment(_)) {
+            self.others.insert(slot, key);
+        }
         slot
+    }
+
+    /// The prefix, or the labels, that may have `slot`.
+    pub fn keys_of(&self, slot: u32) -> impl Iterator<Item = RouteKey> {
+        let labels = self.layout.labels(slot).map(RouteKey::Label);
+        self.others.get(&slot).copied().into_iter().chain(labels)
     }
 
     /// The value of a free slot. The slots after it are read with it, because they are likely to be handed out next.
@@ -159,6 +173,7 @@ impl Counters {
 
     /// Gives back a slot that no entry points to any more.
     pub fn hold_back(&mut self, slot: u32) {
+        self.others.remove(&slot);
         self.held_back.push(slot);
     }
 

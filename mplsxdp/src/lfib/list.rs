@@ -81,6 +81,17 @@ impl<T: Tables> Lfib<T> {
         (route.counter_slot != 0).then(|| self.counters.place(route.counter_slot))
     }
 
+    /// The route that is counted in this slot.
+    pub fn counted_in(&self, slot: u32) -> Option<Listed> {
+        let attached = || self.pseudowires.attached().map(RouteKey::Attachment);
+        let mut keys = self
+            .counters
+            .keys_of(slot)
+            .chain(std::iter::once_with(attached).flatten());
+        let has_slot = |key: &RouteKey| self.routes.get(*key).is_some_and(|route| route.entry.slot() == slot);
+        keys.find(has_slot).and_then(|key| self.get(key))
+    }
+
     /// For a route with several paths: the index of the path that gets the frames of each bucket now.
     pub fn spread(&self, key: RouteKey) -> Option<&Spread> {
         let entry = self.routes.get(key)?.entry;

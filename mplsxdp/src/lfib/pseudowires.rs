@@ -67,6 +67,10 @@ impl Pseudowires {
         self.attached.get(&port).copied()
     }
 
+    pub fn attached(&self) -> impl Iterator<Item = PortName> {
+        self.attached.keys().copied()
+    }
+
     /// The attachment circuits by the names of their ports, with the index of each in `ATTACHMENTS`.
     pub fn attached_slots(&self) -> BTreeMap<PortName, u32> {
         let slot = |(&port, &pseudowire)| Some((port, self.entrances.find(&(port, pseudowire))?));

@@ -1625,6 +1625,10 @@ fn check_tables(lfib: &Lfib<MemoryTables>, model: &Model, kernel: &Kernel) -> Re
     check_groups(lfib);
     let listed: Vec<Route> = list(lfib).into_iter().map(|listed| listed.route).collect();
     prop_assert_eq!(&listed, &model.values().cloned().collect::<Vec<_>>());
+    // A counter slot leads back to its route.
+    for listed in list(lfib).into_iter().filter(|listed| listed.counter_slot != 0) {
+        prop_assert_eq!(lfib.counted_in(listed.counter_slot), Some(listed));
+    }
     for value in 16..24 {
         prop_assert_eq!(
             entry(lfib, value) == RouteEntry::EMPTY,

@@ -1,6 +1,7 @@
 //! Reports of a switch's counters. They are read by separate handles, on another thread than the one that repairs
 //! links: the switch says which counters are needed, and their values when they began to count.
 
+pub mod busiest;
 pub mod reasons;
 pub mod routes;
 pub mod stats;

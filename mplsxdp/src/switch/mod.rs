@@ -53,6 +53,7 @@ use crate::neighbour::links::Links;
 use crate::neighbour::resolver::{HopState, Resolver};
 use crate::neighbour::routes::KernelRoutes;
 use crate::neighbour::{Event, Lookup};
+use crate::observe::busiest::Growth;
 use crate::ports::attach::{Attached, Order, Survey};
 use crate::ports::local::LocalPair;
 use crate::ports::preflight::Facts;
@@ -120,6 +121,12 @@ pub enum Input {
     Feed(FeedEvent),
     /// The backups that FRR has.
     Frr(FrrAnswer),
+    /// The answer to [`Effect::CountBusiest`]: the slots that counted most, and how long they counted.
+    Busiest {
+        token: Token,
+        slots: Vec<Growth>,
+        time: Duration,
+    },
     /// The answer to [`Effect::ReadRoutes`].
     RoutesRead(Result<Reading, String>),
     /// Programs of ports are not in place, or are again.
@@ -229,6 +236,13 @@ pub enum Effect {
     },
     ReplyUnknownLabels {
         token: Token,
+    },
+    /// Find the slots of routes that count most within some time.
+    CountBusiest {
+        token: Token,
+        count: usize,
+        time: Duration,
+        order: api::BusyOrder,
     },
     /// Ask how the kernel would send to this address, outside of VRFs (`None`) and in these, in this order.
     LookUp {
@@ -480,6 +494,10 @@ impl<T: Tables> Switch<T> {
             Input::Feed(event) => self.feed_event(event),
             Input::Frr(answer) => self.frr_answered(answer),
             Input::RoutesRead(result) => self.routes_read(result, now),
+            Input::Busiest { token, slots, time } => {
+                let result = Ok(Reply::Busiest(self.busiest(&slots, time)));
+                self.effects.push_back(Effect::Reply { token, result });
+            }
             Input::Interference(found) => self.put_back(&found, now),
             Input::PutBack { number, result } => self.was_put_back(number, result, now),
             Input::Replaced { number, result } => self.replaced(number, result),
@@ -700,6 +718,15 @@ impl<T: Tables> Switch<T> {
             }
             Request::GetSync => Ok(Reply::Sync(self.feeds.report(now))),
             Request::CheckSync { repair } => return self.check_sync(token, peer, *repair, now),
+            &Request::GetBusiestRoutes { count, time, order } => {
+                let effect = Effect::CountBusiest {
+                    token,
+                    count,
+                    time,
+                    order,
+                };
+                return self.effects.push_back(effect);
+            }
             Request::GetUnknownLabels => return self.effects.push_back(Effect::ReplyUnknownLabels { token }),
             Request::Confirm => {
                 self.unconfirmed = None;

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::IpAddr;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use clap::ValueEnum;
 use mplsxdp_common::abi::{ABI_VERSION, map};
@@ -20,6 +20,7 @@ use crate::lfib::{Candidate, Listed, Select, VrfState};
 use crate::log;
 use crate::neighbour::resolver::HopState;
 use crate::neighbour::{LinkInfo, Vlan};
+use crate::observe::busiest::Growth;
 use crate::ports::Role;
 use crate::ports::sub_interface;
 use crate::route::{Action, Backup, Description, Fec, NextHop, Path, Route, RouteKey, RoutingTable, Source, Via};
@@ -185,6 +186,32 @@ impl<T: Tables> Switch<T> {
         }
         list.routes.extend(self.installed(together, buckets));
         Ok(list)
+    }
+
+    /// The routes of these slots, as far as they have any now, and what they forward.
+    pub(super) fn busiest(&self, slots: &[Growth], time: Duration) -> api::BusiestRoutes {
+        let seconds = time.as_secs_f64();
+        let route = |growth: &Growth| {
+            let listed = self.lfib.counted_in(growth.slot)?;
+            let counted = self.lfib.counted_at(&listed)?.counted(growth.raw);
+            let route = api::InstalledRoute {
+                counter: Some(api::Counter {
+                    packets: counted.packets,
+                    bytes: counted.bytes,
+                }),
+                ..self.installed([listed], false).pop()?
+            };
+            // A route that got the slot in the meantime has not counted all of it.
+            Some(api::BusyRoute {
+                route,
+                packets_per_second: growth.by.packets.min(counted.packets) as f64 / seconds,
+                bits_per_second: 8.0 * growth.by.bytes.min(counted.bytes) as f64 / seconds,
+            })
+        };
+        api::BusiestRoutes {
+            seconds,
+            routes: slots.iter().filter_map(route).collect(),
+        }
     }
 
     /// The requested route, with its counter and buckets.

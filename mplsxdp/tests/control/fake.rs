@@ -11,10 +11,10 @@ use std::time::Duration;
 use ipnet::IpNet;
 use mplsxdp::control::access::Groups;
 use mplsxdp::control::api::{
-    BackupState, BucketRange, ChangeMode, Changed, Changes, Checksum, Committed, Counter, InstalledRoute,
-    KernelCounters, KernelNeighbor, KeyFilter, Link, LinkCounters, Lookup, NextHopState, Outcome, PathState,
-    ReasonCounter, Refusal, Reply, Request, Resolution, RouteFilter, SavedState, Stats, Status, Table, UnknownLabel,
-    UnreachableRoute, ViaAddress, ViaFamily, VlanTag, Vrf,
+    BackupState, BucketRange, BusiestRoutes, ChangeMode, Changed, Changes, Checksum, Committed, Counter,
+    InstalledRoute, KernelCounters, KernelNeighbor, KeyFilter, Link, LinkCounters, Lookup, NextHopState, Outcome,
+    PathState, ReasonCounter, Refusal, Reply, Request, Resolution, RouteFilter, SavedState, Stats, Status, Table,
+    UnknownLabel, UnreachableRoute, ViaAddress, ViaFamily, VlanTag, Vrf,
 };
 use mplsxdp::control::server::{self, Limits};
 use mplsxdp::control::socket;
@@ -272,6 +272,7 @@ impl Kept {
                 })
             }
             Request::GetStats { all } => Ok(Reply::Stats(stats(all))),
+            Request::GetBusiestRoutes { .. } => Ok(Reply::Busiest(BusiestRoutes::default())),
             Request::GetSync => Ok(Reply::Sync(Vec::new())),
             Request::CheckSync { .. } => Ok(Reply::SyncChecks(Vec::new())),
             Request::GetUnknownLabels => Ok(Reply::UnknownLabels(unknown_labels())),

@@ -95,6 +95,10 @@ fn calls() -> Vec<(&'static str, Value)> {
         ),
         ("ListNeighbors", json!({ "counters": true })),
         ("GetStats", json!({ "all": true })),
+        (
+            "GetBusiestRoutes",
+            json!({ "count": 3, "milliseconds": 10, "order": "bytes" }),
+        ),
         ("CheckSync", json!({ "repair": true })),
     ]);
     calls

@@ -487,6 +487,7 @@ fn change(request: &Request) -> Option<String> {
         | Request::ListLinks { .. }
         | Request::ListNeighbors { .. }
         | Request::GetStats { .. }
+        | Request::GetBusiestRoutes { .. }
         | Request::GetSync
         | Request::CheckSync { repair: false }
         | Request::GetUnknownLabels => None,
@@ -579,6 +580,7 @@ fn answer_of(reply: Reply) -> Result<Vec<u8>, Failure> {
         Reply::Sync(sources) => answer(&api::SyncReply { sources }),
         Reply::SyncChecks(checks) => answer(&api::SyncChecks { checks }),
         Reply::Stats(stats) => answer(&api::StatsReply { stats }),
+        Reply::Busiest(busiest) => answer(&busiest),
         // `list` answers with these.
         Reply::Routes { .. } | Reply::Neighbors { .. } | Reply::Links(_) | Reply::UnknownLabels(_) | Reply::Done => {
             answer(&api::Nothing {})

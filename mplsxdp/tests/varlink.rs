@@ -238,6 +238,45 @@ fn next_hop() -> NextHopState {
     }
 }
 
+fn event() -> Event {
+    Event {
+        time: "2026-12-01T12:30:00.000123Z".into(),
+        kind: EventKind::Route,
+        change: Some(EventChange::Added),
+        route: Some(installed_route()),
+        key: Some(key()),
+        neighbor: Some(next_hop()),
+        link: Some(link()),
+        exception: Some(exception()),
+        left_out: Some(7),
+        rate: Some(link_rate()),
+    }
+}
+
+fn exception() -> Exception {
+    Exception {
+        port: "eth1".into(),
+        reason: Some("ttl-expired".into()),
+        outcome: "time-exceeded".into(),
+        length: 62,
+        labels: vec![StackEntry::default()],
+        source: Some([192, 0, 2, 1].into()),
+        destination: Some([192, 0, 2, 2].into()),
+    }
+}
+
+fn link_rate() -> LinkRate {
+    LinkRate {
+        ifname: "eth1".into(),
+        seconds: 1.0,
+        rx_pps: Some(1.5),
+        rx_bps: Some(1000.5),
+        tx_pps: Some(1.5),
+        tx_bps: Some(1000.5),
+        reasons: vec![ReasonRate::default()],
+    }
+}
+
 fn kernel_neighbor() -> KernelNeighbor {
     KernelNeighbor {
         state: "REACHABLE".into(),
@@ -678,6 +717,15 @@ fn methods() {
     method!("GetStats", GetStats { all: Some(true) }, StatsReply { stats: stats() });
     method!("GetBusiestRoutes", get_busiest, busiest);
     method!("GetUnknownLabels", Nothing {}, unknown);
+    let monitor = Monitor {
+        kinds: Some(vec![EventKind::Rate]),
+        interval_ms: Some(500),
+    };
+    let events = Events {
+        lost: Some(1),
+        events: vec![event()],
+    };
+    method!("Monitor", monitor, events);
     method!("Confirm", Nothing {}, Nothing {});
     method!("Upgrade", Nothing {}, Nothing {});
     method!("Unload", Nothing {}, Nothing {});

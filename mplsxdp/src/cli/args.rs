@@ -8,6 +8,7 @@ use clap::error::{ContextKind, ContextValue};
 use clap::{ArgAction, ArgMatches, Args, FromArgMatches, Parser, Subcommand, ValueEnum};
 use serde_json::Value;
 
+use super::monitor::{self, Timestamp};
 use super::{config, link, route, sync, xconnect};
 use crate::config::Options;
 use crate::route::{Source, line};
@@ -57,6 +58,12 @@ pub struct Global {
     /// Print only the most important fields, in columns; -br for short.
     #[arg(long, global = true, overrides_with = "brief")]
     pub brief: bool,
+    /// With `monitor`: print the time of each event, on a line of its own.
+    #[arg(short, long, global = true, overrides_with = "timestamp")]
+    pub timestamp: bool,
+    /// With `monitor`: print the time of each event, in a short form; -ts for short.
+    #[arg(long, global = true, overrides_with = "tshort")]
+    pub tshort: bool,
     /// Run the commands in a file, one per line; `-` is standard input.
     #[arg(short, long, value_name = "FILE")]
     pub batch: Option<PathBuf>,
@@ -67,8 +74,8 @@ pub struct Global {
     #[arg(
         short = 'd',
         long = "details",
-        short_aliases = ['t', 'i', 'r', 'N'],
-        aliases = ["timestamp", "tshort", "iec", "human-readable", "resolve", "Numeric"],
+        short_aliases = ['i', 'r', 'N'],
+        aliases = ["iec", "human-readable", "resolve", "Numeric"],
         global = true,
         hide = true,
         overrides_with = "ignored"
@@ -95,6 +102,17 @@ pub struct Global {
         overrides_with = "all_of_them"
     )]
     all_of_them: bool,
+}
+
+impl Global {
+    /// How times are printed.
+    pub fn timestamps(&self) -> Timestamp {
+        match (self.tshort, self.timestamp) {
+            (true, _) => Timestamp::Short,
+            (false, true) => Timestamp::Long,
+            (false, false) => Timestamp::None,
+        }
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
@@ -166,6 +184,15 @@ pub enum Command {
         /// The labels that arrive and have no route, the most frequent first.
         #[arg(long, conflicts_with = "all")]
         unknown: bool,
+    },
+    /// What happens, as it happens: changes of routes, next hops and ports, exceptions, and rates.
+    #[command(after_help = monitor::HELP)]
+    Monitor {
+        /// Kinds of events, as below.
+        words: Vec<String>,
+        /// With `rate`: the time between two rates, 0.1 to 3600 [default: 1].
+        #[arg(long, value_name = "SECONDS")]
+        interval: Option<f64>,
     },
     /// The sources of routes that the instance follows.
     #[command(after_help = sync::HELP)]
@@ -330,6 +357,7 @@ pub fn parse(args: impl IntoIterator<Item = String>) -> Result<Cli, clap::Error>
         Some(Command::Xconnect { words }) => Some(("xconnect", words)),
         Some(Command::Neigh { words }) => Some(("neigh", words)),
         Some(Command::Config { words }) => Some(("config", words)),
+        Some(Command::Monitor { words, .. }) => Some(("monitor", words)),
         _ => None,
     };
     if let Some((command, words)) = asks

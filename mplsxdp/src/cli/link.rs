@@ -201,11 +201,16 @@ pub fn neigh(words: &[String], session: &mut Session) -> Result<(), Failure> {
         let line = if style.brief {
             brief_next_hop(neighbor)
         } else {
-            let NextHopState { via: of, routes, .. } = neighbor;
-            format!("{} {} routes {routes}", via(of), next_hop(neighbor))
+            neighbor_line(neighbor)
         };
         out.line(&format!("{line}{kernel}"))
     })
+}
+
+/// A next hop, on one line.
+pub fn neighbor_line(neighbor: &NextHopState) -> String {
+    let NextHopState { via: of, routes, .. } = neighbor;
+    format!("{} {} routes {routes}", via(of), next_hop(neighbor))
 }
 
 /// The address and the interface, in any order; `None` if there are other words.
@@ -258,7 +263,7 @@ fn kernel(entry: &KernelNeighbor) -> String {
 
 /// A next hop as the control socket has it, with `dst` and the counters of `ip -j -s neigh`.
 #[derive(Serialize)]
-struct JsonNeighbor {
+pub struct JsonNeighbor {
     /// The host of `via`.
     dst: Box<str>,
     #[serde(flatten)]
@@ -386,6 +391,14 @@ fn brief(links: &[Link], out: &mut Output) -> Result<(), Failure> {
 }
 
 fn lines(link: &Link) -> Vec<String> {
+    let mut lines = link_lines(link);
+    lines.extend(checksum_hint(link));
+    lines.extend(link.counters.iter().flat_map(counters));
+    lines
+}
+
+/// A port without its counters.
+pub fn link_lines(link: &Link) -> Vec<String> {
     let Link {
         ifname,
         address,
@@ -430,8 +443,6 @@ fn lines(link: &Link) -> Vec<String> {
         lines.push(format!("   {dscp_map}{tc_map}"));
     }
     lines.extend(link.problem.as_ref().map(|problem| format!("    problem: {problem}")));
-    lines.extend(checksum_hint(link));
-    lines.extend(link.counters.iter().flat_map(counters));
     lines
 }
 
@@ -517,7 +528,7 @@ fn brief_counters(counters: &LinkCounters) -> String {
 
 /// A port as the control socket has it, with the counters of `ip -j -s link`.
 #[derive(Serialize)]
-struct JsonLink {
+pub struct JsonLink {
     #[serde(flatten)]
     link: Link,
     #[serde(skip_serializing_if = "Option::is_none")]

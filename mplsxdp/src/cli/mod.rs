@@ -11,6 +11,7 @@ mod instances;
 mod lines;
 mod link;
 mod load;
+mod monitor;
 mod netns;
 mod output;
 mod route;
@@ -139,6 +140,7 @@ impl Session {
                 stats: global.stats,
                 oneline: global.oneline,
                 brief: global.brief,
+                timestamp: global.timestamps(),
             }),
         })
     }
@@ -201,6 +203,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
 
 fn command_of(command: Command, session: &mut Session) -> Result<(), Failure> {
     match command {
+        Command::Monitor { words, interval } => monitor::monitor(&words, interval, session),
         Command::Load(_) | Command::Doctor(_) | Command::Generate { .. } => Err(Failure::Usage(
             "`load`, `doctor` and `generate` are not for a batch".into(),
         )),
@@ -287,8 +290,13 @@ fn batch_line(line: &str, session: &mut Session) -> Result<(), Failure> {
             "`--batch`, `--instance` and `--netns` must be on the command line, not in a batch".into(),
         ));
     }
-    let Some(command) = command else {
-        return Err(Failure::Usage("no command".into()));
+    let command = match command {
+        None => return Err(Failure::Usage("no command".into())),
+        Some(Command::Monitor { .. }) => {
+            let reason = "`monitor` does not end, so it is not for a batch";
+            return Err(Failure::Usage(reason.into()));
+        }
+        Some(command) => command,
     };
     let (family, style) = (session.family, session.out.style);
     session.family = global.family.map_or(family, Into::into);
@@ -298,6 +306,7 @@ fn batch_line(line: &str, session: &mut Session) -> Result<(), Failure> {
         stats: style.stats || global.stats,
         oneline: style.oneline || global.oneline,
         brief: style.brief || global.brief,
+        ..style
     };
     let outcome = command_of(command, session);
     (session.family, session.out.style) = (family, style);

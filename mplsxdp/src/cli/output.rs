@@ -5,6 +5,7 @@ use std::io::{self, BufWriter, StdoutLock, Write};
 use serde::Serialize;
 
 use super::Failure;
+use super::monitor::Timestamp;
 
 /// Standard output, and its format.
 pub struct Output {
@@ -19,6 +20,7 @@ pub struct Style {
     pub stats: bool,
     pub oneline: bool,
     pub brief: bool,
+    pub timestamp: Timestamp,
 }
 
 impl Output {

@@ -12,6 +12,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use super::access::Access;
+use super::events::Watcher;
 use crate::dataplane::class_maps::{DscpMap, TcMap};
 use crate::dataplane::label_ranges::{AcceptLabels, LabelRanges};
 use crate::dataplane::mpls_mtu::MplsMtu;
@@ -21,7 +22,7 @@ use crate::lfib::spread::Spread;
 pub use crate::route::Mode as ChangeMode;
 pub use crate::route::filter::{KeyFilter, RouteFilter};
 pub use crate::route::wire::{Backup, Key, Path, Route, RouteAction, ViaAddress, ViaFamily};
-use crate::route::{Description, PortName, RouteKey, RoutingTable};
+use crate::route::{Description, Owner, PortName, RouteKey, RoutingTable};
 pub use crate::route::{Protocol, Source};
 
 /// The interface's name.
@@ -89,6 +90,7 @@ methods! {
     GetStats Read,
     GetBusiestRoutes Read,
     GetUnknownLabels Read,
+    Monitor Read,
     GetSync Read,
     // With `repair` it changes something, which is checked when the request is made.
     CheckSync Read,
@@ -971,6 +973,145 @@ pub struct NeighborList {
     pub neighbors: Vec<NextHopState>,
 }
 
+/// Parameters of `Monitor`.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Monitor {
+    /// `None`: all but `rate`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kinds: Option<Vec<EventKind>>,
+    /// The time between two rates; 1000 if it is not given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub interval_ms: Option<u64>,
+}
+
+/// Reply of `Monitor`.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+pub struct Events {
+    /// How many events were lost before these because the client did not keep up.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lost: Option<u64>,
+    pub events: Vec<Event>,
+}
+
+/// `type EventKind`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EventKind {
+    Route,
+    Neigh,
+    Link,
+    Exception,
+    Rate,
+}
+
+impl EventKind {
+    pub const ALL: &[Self] = &[Self::Route, Self::Neigh, Self::Link, Self::Exception, Self::Rate];
+
+    /// Its name on the command line and the socket.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Route => "route",
+            Self::Neigh => "neigh",
+            Self::Link => "link",
+            Self::Exception => "exception",
+            Self::Rate => "rate",
+        }
+    }
+}
+
+/// `type EventChange`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EventChange {
+    Added,
+    /// Or another route in its place.
+    Changed,
+    Deleted,
+}
+
+/// `type Event`: something that has happened, by its kind.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Event {
+    /// In UTC (RFC 3339).
+    pub time: String,
+    pub kind: EventKind,
+    /// Of `route`, `neigh` and `link`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub change: Option<EventChange>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub route: Option<InstalledRoute>,
+    /// In place of `route`: one of more than a thousand routes that were deleted at once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<Key>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub neighbor: Option<NextHopState>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub link: Option<Link>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exception: Option<Exception>,
+    /// In place of `exception`: so many were left out because there were too many.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub left_out: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rate: Option<LinkRate>,
+}
+
+/// `type Exception`: a frame that the slow path has handled, or has begun to hold.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Exception {
+    pub port: String,
+    /// Why XDP would not forward it; `None` if it would now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// What happened to it.
+    pub outcome: String,
+    /// Its length in bytes, without VLAN tags.
+    pub length: u64,
+    /// The label stack, from the top.
+    pub labels: Vec<StackEntry>,
+    /// Of the IP packet, if there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<IpAddr>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub destination: Option<IpAddr>,
+}
+
+/// `type StackEntry`: one entry of a label stack.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct StackEntry {
+    pub label: u32,
+    pub tc: u8,
+    pub ttl: u8,
+}
+
+/// `type LinkRate`: what a port has done since the last time, per second.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+pub struct LinkRate {
+    pub ifname: String,
+    /// The time since the last time.
+    pub seconds: f64,
+    /// By the kernel's counters of the interface; `None` if it has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rx_pps: Option<f64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rx_bps: Option<f64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tx_pps: Option<f64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tx_bps: Option<f64>,
+    /// The reasons for which frames that arrived were not forwarded.
+    pub reasons: Vec<ReasonRate>,
+}
+
+/// `type ReasonRate`.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+pub struct ReasonRate {
+    pub reason: String,
+    pub pps: f64,
+    pub bps: f64,
+}
+
 /// Parameters of `GetStats`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -1336,6 +1477,14 @@ pub enum Request {
         order: BusyOrder,
     },
     GetUnknownLabels,
+    /// Events go into this queue from now on.
+    Monitor {
+        watcher: Watcher,
+    },
+    /// These routes, which were installed, with their state now; without it if they are not installed any more.
+    DescribeRoutes {
+        routes: Vec<(Owner, crate::route::Route)>,
+    },
     GetSync,
     CheckSync {
         repair: bool,

@@ -11,7 +11,10 @@ use serde::Deserialize;
 use serde_json::error::Category;
 use serde_json::value::RawValue;
 
-use super::api::{self, ChangeMode, Error, Family, INTERFACE, Key, KeyFilter, Lookup, Method, Request, RouteFilter};
+use super::api::{
+    self, ChangeMode, Error, EventKind, Family, INTERFACE, Key, KeyFilter, Lookup, Method, Request, RouteFilter,
+};
+use super::events::Kinds;
 use crate::dataplane::port_change::PortChange;
 use crate::lfib::next_hops::Position;
 use crate::route::check::address;
@@ -34,6 +37,8 @@ pub enum Command {
     Ask(Request),
     /// A list, whose answer may take several replies.
     List(List),
+    /// Events as they happen, until the client hangs up.
+    Monitor(Monitor),
     Begin {
         replace_all: bool,
         owner: Source,
@@ -46,6 +51,14 @@ pub enum Command {
         allow_empty: bool,
     },
     Rollback,
+}
+
+/// What a client wants to be told.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Monitor {
+    pub kinds: Kinds,
+    /// Between two rates.
+    pub interval: Duration,
 }
 
 /// A list, or the rest of it.
@@ -408,6 +421,7 @@ fn our_command(method: Method, raw: Option<&RawValue>, staged: usize) -> Result<
             }))
         }
         Method::GetUnknownLabels => nothing(raw, Command::List(List::UnknownLabels)),
+        Method::Monitor => monitor(parameters(raw)?),
         Method::GetSync => nothing(raw, Command::Ask(Request::GetSync)),
         Method::CheckSync => {
             let api::CheckSync { repair } = parameters(raw)?;
@@ -419,6 +433,32 @@ fn our_command(method: Method, raw: Option<&RawValue>, staged: usize) -> Result<
         Method::Upgrade => nothing(raw, Command::Ask(Request::Upgrade)),
         Method::Unload => nothing(raw, Command::Ask(Request::Unload)),
     }
+}
+
+/// The shortest and the longest time between two rates, in milliseconds.
+const INTERVAL_MS: RangeInclusive<u64> = 100..=3_600_000;
+
+fn monitor(given: api::Monitor) -> Result<Command, Error> {
+    let kinds: Kinds = match given.kinds {
+        Some(kinds) if kinds.is_empty() => {
+            let reason = "no kind is given: leave it out for all but `rate`";
+            return Err(invalid("parameters.kinds", reason));
+        }
+        Some(kinds) => kinds.into_iter().collect(),
+        None => EventKind::ALL.iter().copied().filter(|&kind| kind != EventKind::Rate).collect(),
+    };
+    let interval_ms = given.interval_ms.unwrap_or(1000);
+    if given.interval_ms.is_some() && !kinds.contains(EventKind::Rate) {
+        let reason = "there is nothing to report at intervals without the kind `rate`";
+        return Err(invalid("parameters.interval_ms", reason));
+    }
+    if !INTERVAL_MS.contains(&interval_ms) {
+        let (least, most) = (INTERVAL_MS.start(), INTERVAL_MS.end());
+        let reason = format!("{interval_ms} is not a number from {least} to {most}");
+        return Err(invalid("parameters.interval_ms", reason));
+    }
+    let interval = Duration::from_millis(interval_ms);
+    Ok(Command::Monitor(Monitor { kinds, interval }))
 }
 
 fn list_routes(list: api::ListRoutes) -> Result<Command, Error> {

@@ -2,12 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::io::{self, BufRead, BufReader, Read as _, Write};
+use std::os::fd::{AsFd as _, BorrowedFd};
 use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::kill;
 use nix::sys::socket::{getsockopt, sockopt};
 use nix::unistd::Pid;
@@ -60,6 +62,8 @@ pub enum ClientError {
     Refused(#[from] Error),
     #[error("the connection to the instance broke: {0}")]
     Broken(#[from] io::Error),
+    #[error("the instance `{0}` has ended")]
+    Ended(String),
     #[error("this version does not understand the instance's answer: {0}")]
     Garbled(#[from] serde_json::Error),
     #[error(
@@ -347,6 +351,45 @@ impl Client {
 
     pub fn unknown_labels(&mut self) -> Result<Vec<api::UnknownLabel>, ClientError> {
         self.list("GetUnknownLabels", &Nothing {}, |api::UnknownLabels { labels }| labels)
+    }
+
+    /// Passes on events as they happen, until `output` has no reader any more.
+    pub fn monitor<E: From<ClientError>>(
+        &mut self,
+        chosen: &api::Monitor,
+        output: BorrowedFd<'_>,
+        mut each: impl FnMut(api::Events) -> Result<(), E>,
+    ) -> Result<(), E> {
+        self.send("Monitor", chosen, true)?;
+        while !self.reader.buffer().is_empty() || self.wait(output).map_err(ClientError::from)? {
+            let (events, _) = self.receive().map_err(|error| self.ended(error))?;
+            each(events)?;
+        }
+        Ok(())
+    }
+
+    /// Says so if the instance has ended.
+    fn ended(&self, error: ClientError) -> ClientError {
+        match error.is_ending() {
+            true => ClientError::Ended(self.instance.name().to_owned()),
+            false => error,
+        }
+    }
+
+    /// Waits for a reply. Returns whether `output` still has a reader.
+    fn wait(&self, output: BorrowedFd<'_>) -> io::Result<bool> {
+        let socket = PollFd::new(self.writer.as_fd(), PollFlags::POLLIN);
+        // Errors and hang-ups are reported without being asked for.
+        let mut both = [socket, PollFd::new(output, PollFlags::empty())];
+        loop {
+            match poll(&mut both, PollTimeout::NONE) {
+                Err(Errno::EINTR) => {}
+                polled => {
+                    polled?;
+                    return Ok(both[1].revents().is_none_or(|hung_up| hung_up.is_empty()));
+                }
+            }
+        }
     }
 
     /// Keeps an instance that was loaded with `--confirm`.

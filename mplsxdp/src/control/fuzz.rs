@@ -4,8 +4,8 @@ use bytes::BytesMut;
 use serde_json::{Value, json};
 use tokio_util::codec::Decoder as _;
 
-use super::api::{self, ChangeMode, Error, INTERFACE, Request, RouteFilter};
-use super::call::{self, Command, Flags, List, SERVICE_INTERFACE};
+use super::api::{self, ChangeMode, Error, EventKind, INTERFACE, Request, RouteFilter};
+use super::call::{self, Command, Flags, List, Monitor, SERVICE_INTERFACE};
 use super::codec::{Message, Messages};
 use crate::route::Route;
 
@@ -94,6 +94,12 @@ fn message_of(command: &Command, flags: Flags) -> Value {
             (INTERFACE, "ListNeighbors", json!({ "counters": counters }))
         }
         Command::List(List::UnknownLabels) => (INTERFACE, "GetUnknownLabels", json!({})),
+        Command::Monitor(Monitor { kinds, interval }) => {
+            let kinds = EventKind::ALL.iter().copied().filter(|&kind| kinds.contains(kind));
+            let interval_ms = kinds.clone().any(|kind| kind == EventKind::Rate).then_some(interval.as_millis());
+            let parameters = json!({ "kinds": kinds.collect::<Vec<_>>(), "interval_ms": interval_ms });
+            (INTERFACE, "Monitor", parameters)
+        }
         Command::Begin { replace_all, owner } => (
             INTERFACE,
             "Begin",
@@ -121,6 +127,7 @@ fn request_of(request: &Request) -> (&'static str, Value) {
         | Request::GetUnknownLabels => {
             unreachable!("lists are read as lists")
         }
+        Request::Monitor { .. } | Request::DescribeRoutes { .. } => unreachable!("no call is read as these"),
         Request::ChangeRoutes {
             mode, owner, routes, ..
         } => {

@@ -5,6 +5,7 @@ pub mod api;
 mod call;
 pub mod client;
 mod codec;
+pub mod events;
 #[cfg(any(test, feature = "test-support"))]
 pub mod fuzz;
 mod instance;

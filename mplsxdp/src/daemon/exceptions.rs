@@ -12,7 +12,9 @@ use mplsxdp_common::forward::{Arrival, PortView, Verdict, arrival_port, forward}
 use mplsxdp_common::wire::{ETH_HLEN, VLAN_HLEN};
 use tracing::{debug, warn};
 
+use super::monitor::Sample;
 use super::raw_ip::RawIp;
+use crate::control::events::Event;
 use crate::dataplane::frame::MemoryFrame;
 use crate::dataplane::inject::Injector;
 use crate::dataplane::kernel::{AtPort, KernelTables};
@@ -122,6 +124,7 @@ struct Outlet {
     wanted: Vec<u16>,
     /// When to send more of what the kernel did not take at once.
     unsent_due: Option<Instant>,
+    sample: Sample,
 }
 
 impl Exceptions {
@@ -133,6 +136,7 @@ impl Exceptions {
             tagged: Vec::new(),
             wanted: Vec::new(),
             unsent_due: None,
+            sample: Sample::default(),
         };
         Ok(Self {
             slow_path: SlowPath::new(options),
@@ -275,7 +279,19 @@ impl Exceptions {
             .next_deadline()
             .into_iter()
             .chain(self.outlet.unsent_due)
+            .chain(self.outlet.sample.next_deadline())
             .min()
+    }
+
+    /// What happens to each frame is to be reported from now on, or no longer.
+    pub fn watch(&mut self, is_watched: bool) {
+        self.slow_path.watch(is_watched);
+        self.outlet.sample.set_on(is_watched);
+    }
+
+    /// What is to be reported now.
+    pub fn take_events(&mut self, now: Instant) -> Vec<Event> {
+        self.outlet.sample.take(now)
     }
 
     pub fn counters(&self) -> &Counters {
@@ -320,6 +336,10 @@ impl Outlet {
             Action::Report(report) => {
                 let port = view.ports.name(report.port).unwrap_or_default();
                 warn!(port, label = %report.label, frames = report.frames, "frames with labels that have no route");
+                true
+            }
+            Action::Handled(received, handled) => {
+                self.sample.note(received, handled, view.ports.name(received.port));
                 true
             }
         }

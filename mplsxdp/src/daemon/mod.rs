@@ -6,6 +6,7 @@ pub mod exceptions;
 pub mod fpm;
 mod frr;
 mod heap;
+mod monitor;
 mod raw_ip;
 mod reading;
 mod reports;
@@ -39,7 +40,8 @@ use tracing::{debug, error, info, warn};
 
 use crate::config::{Config, Number, SyncSource, burst};
 use crate::control::access::Groups;
-use crate::control::api::{Refusal, Reply};
+use crate::control::api::{EventKind, Refusal, Reply};
+use crate::control::events;
 use crate::control::{Instance, server, socket};
 use crate::dataplane::kernel::{CounterReaders, KernelTables};
 use crate::dataplane::loader::{Loader, LostFrames, Program, Sizes};
@@ -69,6 +71,7 @@ use crate::{control, ports, state};
 use exceptions::{Exceptions, View};
 use fpm::{Fpm, ListenError};
 use frr::Frr;
+use monitor::Monitor;
 use reading::Reading;
 pub use reading::Reread;
 use requests::Requests;
@@ -475,6 +478,7 @@ struct Daemon {
     /// For [`reports::busiest`].
     busiest_turns: Arc<Semaphore>,
     dropper: Dropper,
+    monitor: Monitor,
     saving: Option<Saving>,
     answers: HashMap<Token, Answer>,
     next_token: Token,
@@ -573,6 +577,7 @@ impl Daemon {
             counters,
             busiest_turns: Arc::new(Semaphore::new(BUSIEST_TURNS)),
             dropper: Dropper::new()?,
+            monitor: Monitor::default(),
             saving,
             answers: HashMap::new(),
             next_token: Token(0),
@@ -796,6 +801,7 @@ impl Daemon {
             }
             let now = Instant::now();
             self.with_exceptions(|exceptions, view| exceptions.retry_held(view, now));
+            self.exceptions.take_events(now).into_iter().for_each(|event| self.tell(event));
             let wanted = self.exceptions.take_wanted();
             if wanted.is_empty() {
                 return;
@@ -812,6 +818,12 @@ impl Daemon {
                 reply,
                 situation,
             } => self.reply(token, Ok(with_warnings(reply, &situation))),
+            Effect::Watch { token, watcher } => {
+                self.monitor.add(watcher);
+                self.follow_watchers();
+                self.reply(token, Ok(Reply::Done));
+            }
+            Effect::Tell(event) => self.tell(event),
             Effect::Save(batch) => {
                 if let Some(saving) = &self.saving {
                     saving.store.append(batch);
@@ -1012,6 +1024,26 @@ impl Daemon {
                 self.stopping = true;
                 self.unloads = true;
             }
+        }
+    }
+
+    /// Reports an event to the clients that watch.
+    fn tell(&mut self, event: events::Event) {
+        let is_route = event.kind() == EventKind::Route;
+        let told = self.monitor.tell(event);
+        if is_route {
+            // It may have the last reference to a million of them.
+            self.dropper.drop(Box::new(told));
+        }
+        self.follow_watchers();
+    }
+
+    /// Has the switch report what clients want, and nothing else.
+    fn follow_watchers(&mut self) {
+        let kinds = self.monitor.kinds();
+        if kinds != self.switch.watched() {
+            self.switch.watch(kinds);
+            self.exceptions.watch(kinds.contains(EventKind::Exception));
         }
     }
 

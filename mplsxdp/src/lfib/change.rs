@@ -11,6 +11,7 @@ use mplsxdp_common::wire::Label;
 use super::backups::Pair;
 use super::fecs::Families;
 use super::groups::{Before, Member};
+use super::made::Installs;
 use super::next_hops::{NextHopId, Protection};
 use super::plan::{Budget, Change, Keys, Progress};
 use super::{Installed, Lfib, uses_next_hop};
@@ -29,13 +30,22 @@ pub struct Changes {
 }
 
 impl Changes {
-    /// Counts a route that takes the place of `before`.
-    pub(super) fn count(&mut self, before: Option<Installed>, now: Installed) {
+    /// Counts a route that takes the place of `before`. Returns what that is.
+    pub(super) fn count(&mut self, before: Option<Installed>, now: Installed) -> Option<Installs> {
         match before {
-            None => self.added += 1,
-            Some(before) if (before.entry, before.attributes) == (now.entry, now.attributes) => {}
-            Some(_) => self.replaced += 1,
+            None => {
+                self.added += 1;
+                Some(Installs::New)
+            }
+            Some(before) if (before.entry, before.attributes) == (now.entry, now.attributes) => None,
+            Some(_) => self.replace(),
         }
+    }
+
+    /// Counts a route that takes the place of another.
+    pub(super) fn replace(&mut self) -> Option<Installs> {
+        self.replaced += 1;
+        Some(Installs::Replacement)
     }
 }
 

@@ -9,6 +9,7 @@ mod fecs;
 mod ftn;
 pub mod groups;
 mod list;
+mod made;
 pub mod next_hops;
 pub mod pass;
 mod plan;
@@ -39,6 +40,7 @@ pub use fecs::Families;
 use ftn::STEP;
 use groups::Groups;
 pub use list::{Candidate, Listed, Page};
+pub use made::{Installs, Made, MadeRoute};
 use next_hops::{NextHopChange, NextHops};
 use pass::PassEntries;
 use plan::Plan;
@@ -82,6 +84,8 @@ pub struct Lfib<T> {
     counts: Counts,
     /// The change that is under way.
     plan: Option<Box<Plan>>,
+    /// Somebody wants to know what becomes of each route.
+    is_watched: bool,
     next_hops: NextHops,
     stacks: Interner<LabelStack>,
     /// How many stacks there are, by their depths.
@@ -125,6 +129,7 @@ impl<T: Tables> Lfib<T> {
             routes: Routes::default(),
             counts: Counts::default(),
             plan: None,
+            is_watched: false,
             next_hops: NextHops::new(capacity.adjacencies),
             stacks: Interner::new(capacity.stacks),
             stack_depths: [0; MAX_PUSH + 1],
@@ -157,6 +162,11 @@ impl<T: Tables> Lfib<T> {
 
     pub fn tables_mut(&mut self) -> &mut T {
         &mut self.tables
+    }
+
+    /// Changes from now on note what has become of each route, or no longer do.
+    pub fn watch(&mut self, is_watched: bool) {
+        self.is_watched = is_watched;
     }
 
     pub fn label_routes(&self) -> usize {

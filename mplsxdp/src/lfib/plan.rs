@@ -18,6 +18,7 @@ use std::sync::Arc;
 use mplsxdp_common::abi::RouteEntry;
 
 use super::change::{ChangeError, Changes, Mode, Prepared};
+use super::made::Made;
 use super::fecs::Families;
 use super::list::Candidate;
 use super::{Installed, Lfib};
@@ -89,7 +90,7 @@ pub enum Change {
 
 impl Change {
     /// The route to install with that index, if there is one.
-    pub(super) fn route(&self, index: usize) -> Option<(Owner, &Route)> {
+    pub fn route(&self, index: usize) -> Option<(Owner, &Route)> {
         match self {
             Self::Install { owner, routes, .. } => routes.get(index).map(|route| (*owner, route)),
             Self::Settle { routes, .. } => routes.get(index).map(|(owner, route)| (*owner, route)),
@@ -164,7 +165,9 @@ pub enum Progress {
 pub struct Finished {
     pub result: Result<Changes, ChangeError>,
     /// The keys whose routes it has deleted, if there is no error.
-    pub deleted: Vec<RouteKey>,
+    pub deleted: Arc<Vec<RouteKey>>,
+    /// What has become of each route, if somebody watches and there is no error.
+    pub made: Option<Made>,
     /// The remains of the plan. Nothing needs them, but dropping those of a million routes takes milliseconds.
     pub remains: Remains,
 }
@@ -200,9 +203,11 @@ pub(super) struct Plan {
     ordered: Option<Fec>,
     /// The last of `prefixes` that is written.
     written: Option<(WriteOrder, usize)>,
-    /// What the written prefixes had before.
-    before: Vec<(Fec, Option<Installed>)>,
+    /// What the written prefixes had before, with their places as in `prefixes`.
+    before: Vec<(Fec, u32, Option<Installed>)>,
     changes: Changes,
+    /// If somebody watches.
+    made: Option<Made>,
     error: Option<ChangeError>,
     /// Everything is reserved, and the prefixes are in order.
     is_reserved: bool,
@@ -317,7 +322,7 @@ impl Keys {
 }
 
 impl Plan {
-    fn new(change: Change) -> Self {
+    fn new(change: Change, is_watched: bool) -> Self {
         let stage = match change {
             Change::Flush(_) => Stage::Select,
             Change::Install { .. } | Change::Settle { .. } | Change::Delete(_) => Stage::Check,
@@ -342,6 +347,7 @@ impl Plan {
             written: None,
             before: Vec::new(),
             changes: Changes::default(),
+            made: is_watched.then(|| Made::of(change.clone())),
             error: None,
             change,
             is_reserved: false,
@@ -400,7 +406,7 @@ impl Plan {
         let kept = skipped.saturating_sub(self.prepared.len());
         let prepared = self.prepared.iter_mut().skip(skipped);
         let before = self.before.iter_mut().skip(kept);
-        let before = before.map(|(_, before)| before.as_mut().map(|before| &mut before.entry));
+        let before = before.map(|(.., before)| before.as_mut().map(|before| &mut before.entry));
         prepared.map(|route| Some(&mut route.entry)).chain(before)
     }
 
@@ -432,7 +438,7 @@ impl<T: Tables> Lfib<T> {
             return Err(change);
         }
         self.reclaim_slots();
-        self.plan = Some(Box::new(Plan::new(change)));
+        self.plan = Some(Box::new(Plan::new(change, self.is_watched)));
         Ok(())
     }
 
@@ -445,8 +451,9 @@ impl<T: Tables> Lfib<T> {
         let Some(mut plan) = self.plan.take() else {
             return Progress::Finished(Finished {
                 result: Ok(Changes::default()),
-                deleted: Vec::new(),
-                remains: Box::new(Plan::new(Change::Delete(Arc::default()))),
+                deleted: Arc::default(),
+                made: None,
+                remains: Box::new(Plan::new(Change::Delete(Arc::default()), false)),
             });
         };
         loop {
@@ -461,9 +468,12 @@ impl<T: Tables> Lfib<T> {
                 if result.is_err() {
                     self.reclaim_slots();
                 }
+                let deleted = Arc::new(std::mem::take(&mut plan.deleted));
+                let made = plan.made.take().filter(|_| result.is_ok());
                 return Progress::Finished(Finished {
                     result,
-                    deleted: std::mem::take(&mut plan.deleted),
+                    made: made.map(|made| made.with_deleted(Arc::clone(&deleted))),
+                    deleted,
                     remains: plan,
                 });
             }
@@ -648,6 +658,12 @@ impl<T: Tables> Lfib<T> {
             {
                 plan.order_prefix(fec, plan.at);
             }
+            if plan.at >= plan.prepared.len()
+                && let Some(made) = &mut plan.made
+                && made.has_room_for_deleted()
+            {
+                made.note_deleted(self.get(key).map(|listed| (listed.owner, listed.route)));
+            }
             plan.at += 1;
             if !budget.spend(1) {
                 return;
@@ -675,7 +691,7 @@ impl<T: Tables> Lfib<T> {
             let new = plan.prepared.get(index).map(Prepared::installed);
             let was_published = !self.has_to_publish();
             match self.set_fec(fec, new) {
-                Ok(old) => plan.before.push((fec, old)),
+                Ok(old) => plan.before.push((fec, index as u32, old)),
                 // There may be room then.
                 Err(_) if !was_published => {
                     if self.publish_step(budget) {
@@ -722,11 +738,11 @@ impl<T: Tables> Lfib<T> {
 
     fn undo_prefixes(&mut self, plan: &mut Plan, budget: &mut Budget<'_>) {
         while !plan.before.is_empty() {
-            let next = plan.before.last().map(|&(fec, _)| fec);
+            let next = plan.before.last().map(|&(fec, ..)| fec);
             if !next.is_none_or(|fec| self.has_room_for(fec, budget)) {
                 return;
             }
-            if let Some((fec, before)) = plan.before.pop() {
+            if let Some((fec, _, before)) = plan.before.pop() {
                 self.restore_fec(fec, before);
             }
             if !budget.spend(2) {
@@ -783,23 +799,26 @@ impl<T: Tables> Lfib<T> {
                 let installed = self.with_turned(route.installed());
                 let old = self.routes.get(route.key).map(|&old| self.with_turned(old));
                 self.follow_forwarding(route.key, installed.entry, old.is_none());
-                let replaced = match (route.key, route.pseudowire) {
+                let (installs, replaced) = match (route.key, route.pseudowire) {
                     (RouteKey::Attachment(port), Some(pseudowire)) => {
                         let before = self.pseudowires.of_attachment(port);
-                        match before.is_some_and(|before| before != pseudowire) {
-                            true => plan.changes.replaced += 1,
+                        let installs = match before.is_some_and(|before| before != pseudowire) {
+                            true => plan.changes.replace(),
                             false => plan.changes.count(old, installed),
-                        }
-                        self.attach(port, pseudowire, installed)
+                        };
+                        (installs, self.attach(port, pseudowire, installed))
                     }
                     (key, _) => {
-                        plan.changes.count(old, installed);
+                        let installs = plan.changes.count(old, installed);
                         if let RouteKey::Label(label) = key {
                             self.tables.store_ilm(label, installed.entry);
                         }
-                        self.put(key, Some(installed))
+                        (installs, self.put(key, Some(installed)))
                     }
                 };
+                if let (Some(made), Some(installs)) = (&mut plan.made, installs) {
+                    made.note_installed(plan.at, installs);
+                }
                 if let Some(old) = replaced {
                     self.drop_route(old.entry, true);
                 }
@@ -813,11 +832,14 @@ impl<T: Tables> Lfib<T> {
     }
 
     fn drop_replaced(&mut self, plan: &mut Plan, budget: &mut Budget<'_>) {
-        while let Some(&(fec, before)) = plan.before.get(plan.at) {
+        while let Some(&(fec, index, before)) = plan.before.get(plan.at) {
             let now = self.routes.get(RouteKey::Prefix(fec)).copied();
             if let Some(now) = now {
                 let before = before.map(|before| self.with_turned(before));
-                plan.changes.count(before, self.with_turned(now));
+                let installs = plan.changes.count(before, self.with_turned(now));
+                if let (Some(made), Some(installs)) = (&mut plan.made, installs) {
+                    made.note_installed(index as usize, installs);
+                }
             }
             if let Some(before) = before {
                 self.drop_route(before.entry, now.is_some());

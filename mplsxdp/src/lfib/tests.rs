@@ -2949,3 +2949,76 @@ fn routes_follow_a_renamed_port_and_no_table_is_written() {
     lfib.change(Mode::Add, Owner::STATIC, &[by(100, "core0")]).unwrap();
     assert_eq!(lfib.next_hops().len(), 1);
 }
+
+/// Makes a change, and returns what has become of each route.
+fn made(lfib: &mut Lfib<MemoryTables>, change: Change) -> Option<Vec<String>> {
+    lfib.begin(change).unwrap();
+    loop {
+        // With the smallest possible steps.
+        if let Progress::Finished(finished) = lfib.step(&mut Budget::new(1, &mut || false)) {
+            finished.result.unwrap();
+            let made = finished.made?;
+            let routes = (0..made.len()).map(|at| match made.get(at).unwrap() {
+                MadeRoute::Installed(installs, owner, route) => format!("{installs:?} {owner} {route}"),
+                MadeRoute::Deleted(owner, route) => format!("Deleted {owner} {route}"),
+                MadeRoute::DeletedKey(key) => format!("Deleted {key}"),
+            });
+            assert!(made.get(made.len()).is_none());
+            return Some(routes.collect());
+        }
+    }
+}
+
+#[test]
+fn those_who_watch_get_the_routes_that_are_different_from_before() {
+    let mut lfib = lfib();
+    let first = vec![
+        swap(16, &[100], 1),
+        push("10.1.0.0/16", &[101], 1),
+        push("10.1.2.0/24", &[102], 1),
+        swap(17, &[103], 1),
+    ];
+    assert_eq!(made(&mut lfib, install(Mode::Add, &first)), None);
+    lfib.watch(true);
+    assert_eq!(made(&mut lfib, install(Mode::Replace, &first)), Some(Vec::new()));
+    let next = vec![
+        swap(18, &[104], 1),
+        push("10.1.0.0/16", &[101], 2),
+        push("10.0.0.0/8", &[105], 1),
+        swap(17, &[103], 1),
+        swap(16, &[100], 2),
+    ];
+    let mut seen = made(&mut lfib, install(Mode::ReplaceAll, &next)).unwrap();
+    seen.sort();
+    let mut expected = [
+        format!("New static {}", next[0]),
+        format!("Replacement static {}", next[1]),
+        format!("New static {}", next[2]),
+        format!("Replacement static {}", next[4]),
+        format!("Deleted static {}", first[2]),
+    ];
+    expected.sort();
+    assert_eq!(seen, expected);
+
+    let keys = vec![label(17), RouteKey::Prefix(fec(None, "10.0.0.0/8"))];
+    let seen = made(&mut lfib, Change::Delete(Arc::new(keys))).unwrap();
+    assert_eq!(seen, [3, 2].map(|index: usize| format!("Deleted static {}", next[index])));
+    let all: Select = Box::new(|_| true);
+    assert_eq!(made(&mut lfib, Change::Flush(Arc::new(all))).unwrap().len(), 3);
+    lfib.watch(false);
+    assert_eq!(made(&mut lfib, install(Mode::Add, &first)), None);
+}
+
+#[test]
+fn of_many_deleted_routes_some_are_kept_and_all_are_named() {
+    let mut lfib = Lfib::new(MemoryTables::default());
+    let routes: Vec<Route> = (16..3016).map(|key| swap(key, &[110], 1)).collect();
+    lfib.watch(true);
+    assert_eq!(made(&mut lfib, install(Mode::Add, &routes)).unwrap().len(), 3000);
+    let all: Select = Box::new(|_| true);
+    let deleted = made(&mut lfib, Change::Flush(Arc::new(all))).unwrap();
+    assert_eq!(deleted.len(), 3000);
+    let kept = deleted.iter().filter(|line| line.contains(" via "));
+    assert_eq!(kept.count(), 1024);
+    assert_eq!(deleted[2999], format!("Deleted {}", label(3015)));
+}

@@ -15,7 +15,7 @@ use super::packet::{Parts, entries, is_labelled};
 use crate::dataplane::frame::MemoryFrame;
 
 /// A frame as it arrived.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Received<'a> {
     /// Where it arrived.
     pub port: u16,
@@ -45,6 +45,14 @@ pub struct Answer {
 }
 
 impl Answer {
+    /// Why the program would hand the frame up now.
+    pub fn reason(&self) -> Option<Reason> {
+        match self.verdict {
+            Verdict::Exception(reason) => Some(reason),
+            Verdict::Forward { .. } | Verdict::Pass => self.router_alert.then_some(Reason::RouterAlert),
+        }
+    }
+
     /// The adjacency of the backup, if that was looked up.
     pub fn backup(&self) -> Option<u16> {
         self.adjacency.filter(|_| self.adjacency != self.next_hop)

@@ -201,7 +201,7 @@ impl Run {
                     &frame[ETH_HLEN..]
                 }
                 Action::SendByIp { packet, .. } => packet,
-                Action::Resolve { .. } | Action::Report(_) => return !fails,
+                Action::Resolve { .. } | Action::Report(_) | Action::Handled(..) => return !fails,
             };
             if !fails {
                 sent.push(packet.to_vec());

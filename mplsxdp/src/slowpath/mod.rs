@@ -95,6 +95,16 @@ pub enum Action<'a> {
     Resolve { adjacency: u16 },
     /// Log a label without a route.
     Report(unknown::Report),
+    /// Report to those who watch what happened to a frame, or that it is held.
+    Handled(Received<'a>, Handled),
+}
+
+/// What happened to a frame.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Handled {
+    /// Why the program would hand it up now; `None` if the obstacle is gone.
+    pub reason: Option<Reason>,
+    pub outcome: Outcome,
 }
 
 /// How the slow path behaves.
@@ -133,6 +143,8 @@ pub struct SlowPath {
     hold: Hold,
     unknown: UnknownLabels,
     counters: Counters,
+    /// Somebody watches what happens to each frame.
+    is_watched: bool,
     scratch: MemoryFrame,
     fragment: Vec<u8>,
 }
@@ -144,6 +156,7 @@ impl SlowPath {
             hold: Hold::new(options.hold_frames),
             unknown: UnknownLabels::default(),
             counters: Counters::default(),
+            is_watched: false,
             scratch: MemoryFrame::default(),
             fragment: Vec::new(),
         }
@@ -165,7 +178,7 @@ impl SlowPath {
                 self.conclude(received, again, Outcome::Forwarded, world, now, emit);
             }
             (Verdict::Exception(Reason::Unresolved), Some(adjacency)) if !answer.is_pseudowire => {
-                self.wait(received, adjacency, answer.backup(), now, emit);
+                self.wait(received, &answer, adjacency, now, emit);
             }
             _ => self.conclude(received, answer, Outcome::Forwarded, world, now, emit),
         }
@@ -229,18 +242,38 @@ impl SlowPath {
         self.counters.count(outcome);
     }
 
-    /// Keeps a frame for a next hop that is not resolved.
-    fn wait(&mut self, received: Received<'_>, adjacency: u16, backup: Option<u16>, now: Instant, emit: &mut Emit<'_>) {
-        if received.trimmed > 0 {
-            self.counters.count(Outcome::Trimmed);
-            return;
+    /// From now on, what happens to each frame is reported, or no longer.
+    pub fn watch(&mut self, is_watched: bool) {
+        self.is_watched = is_watched;
+    }
+
+    /// Counts what happened to a frame.
+    fn end(&mut self, received: Received<'_>, answer: &Answer, outcome: Outcome, emit: &mut Emit<'_>) {
+        self.counters.count(outcome);
+        if self.is_watched {
+            let reason = answer.reason();
+            emit(Action::Handled(received, Handled { reason, outcome }));
         }
+    }
+
+    /// Keeps a frame for a next hop that is not resolved.
+    fn wait(
+        &mut self,
+        received: Received<'_>,
+        answer: &Answer,
+        adjacency: u16,
+        now: Instant,
+        emit: &mut Emit<'_>,
+    ) {
+        if received.trimmed > 0 {
+            return self.end(received, answer, Outcome::Trimmed, emit);
+        }
+        let backup = answer.backup();
         let first = self.hold.waiting_for(adjacency) == 0;
         if !self.hold.push(adjacency, backup, received.port, received.frame, now) {
-            self.counters.count(Outcome::HoldFull);
-            return;
+            return self.end(received, answer, Outcome::HoldFull, emit);
         }
-        self.counters.count(Outcome::Held);
+        self.end(received, answer, Outcome::Held, emit);
         if first {
             resolve(adjacency, backup, emit);
         }
@@ -339,7 +372,7 @@ impl SlowPath {
                 | Reason::RouterAlert => Outcome::NotHandled,
             },
         };
-        self.counters.count(outcome);
+        self.end(received, &answer, outcome, emit);
     }
 
     /// Sends an ICMP error to the source of a frame that is larger than the next hop's MTU, or forwards it in

@@ -105,6 +105,32 @@ pub fn entries(stack: &[u8]) -> impl Iterator<Item = Lse> {
     stack.as_chunks().0.iter().map(|&bytes| Lse::from_bytes(bytes))
 }
 
+/// The label stack of a frame, which may be cut off, and what is beneath it.
+pub fn split(frame: &[u8]) -> (&[u8], &[u8]) {
+    let rest = frame.get(ETH_HLEN..).unwrap_or_default();
+    let depth = match is_labelled(frame) {
+        true => entries(rest).position(Lse::bottom).map_or(rest.len() / LSE_LEN, |last| last + 1),
+        false => 0,
+    };
+    rest.split_at_checked(depth * LSE_LEN).unwrap_or((rest, &[]))
+}
+
+/// The source and destination of the IP packet at the start of `payload`, of which only the beginning may be there.
+pub fn addresses(payload: &[u8]) -> Option<(IpAddr, IpAddr)> {
+    fn at<const N: usize>(payload: &[u8], offset: usize) -> Option<IpAddr>
+    where
+        IpAddr: From<[u8; N]>,
+    {
+        let bytes: &[u8; N] = payload.get(offset..)?.first_chunk()?;
+        Some(IpAddr::from(*bytes))
+    }
+    match payload.first()? >> 4 {
+        4 => at::<4>(payload, 12).zip(at::<4>(payload, 16)),
+        6 => at::<16>(payload, 8).zip(at::<16>(payload, 24)),
+        _ => None,
+    }
+}
+
 /// A packet that may be answered by an ICMP error.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Offender<'a> {

@@ -27,6 +27,7 @@ enum Taken {
     Deliver(u16, Vec<u8>),
     Resolve(u16),
     Report(unknown::Report),
+    Handled(u16, Vec<u8>, Handled),
 }
 
 struct Router {
@@ -90,6 +91,7 @@ impl Router {
                 Action::Deliver { port, frame } => Taken::Deliver(port, frame.to_vec()),
                 Action::Resolve { adjacency } => Taken::Resolve(adjacency),
                 Action::Report(report) => Taken::Report(report),
+                Action::Handled(received, handled) => Taken::Handled(received.port, received.frame.to_vec(), handled),
             });
             true
         });
@@ -585,6 +587,38 @@ fn what_ends_at_this_router_now_is_delivered_and_what_is_the_kernels_is_left_to_
     assert_eq!(router.count(Outcome::Delivered), 1);
     Router::default().check_dropped(&ethernet(ETH_P_IP, &packet), Outcome::NotHandled);
     Router::default().check_dropped(&ethernet(0x0806, &packet), Outcome::NotHandled);
+}
+
+/// Each frame is reported as it arrived, once when it is held and once when that ends.
+#[test]
+fn those_who_watch_see_what_happens_to_each_frame() {
+    let mut router = Router::default().routed();
+    let expired = labelled(&[(100, 1)], &udp_v4(HOST_V4, 7, 20));
+    let unknown = labelled(&[(999, 64)], &udp_v4(HOST_V4, 7, 20));
+    let waits = labelled(&[(500, 64)], &udp_v4(HOST_V4, 7, 20));
+    let reported = |taken: Vec<Taken>| -> Vec<(Vec<u8>, Option<Reason>, Outcome)> {
+        let reported = taken.into_iter().filter_map(|taken| match taken {
+            Taken::Handled(INGRESS, frame, Handled { reason, outcome }) => Some((frame, reason, outcome)),
+            _ => None,
+        });
+        reported.collect()
+    };
+    assert_eq!(reported(router.receive(&expired)), []);
+    router.slow_path.watch(true);
+    for (frame, reason, outcome) in [
+        (&expired, Reason::TtlExpired, Outcome::TimeExceeded),
+        (&unknown, Reason::NoRoute, Outcome::UnknownLabel),
+        (&waits, Reason::Unresolved, Outcome::Held),
+    ] {
+        let expected = (frame.clone(), Some(reason), outcome);
+        assert_eq!(reported(router.receive(frame)), [expected]);
+        assert!(router.count(outcome) > 0);
+    }
+    router.now += Duration::from_secs(3);
+    let expected = (waits, Some(Reason::Unresolved), Outcome::HostUnreachable);
+    assert_eq!(reported(router.poll()), [expected]);
+    router.slow_path.watch(false);
+    assert_eq!(reported(router.receive(&expired)), []);
 }
 
 #[test]

@@ -29,6 +29,7 @@ mod routes;
 mod saving;
 #[cfg(test)]
 mod tests;
+mod watched;
 
 use std::collections::{BTreeSet, VecDeque};
 use std::net::IpAddr;
@@ -42,6 +43,7 @@ use tracing::{error, info, warn};
 use crate::config::Config;
 use crate::control::Peer;
 use crate::control::api::{self, Refusal, Reply, Request};
+use crate::control::events::{self, Watcher};
 use crate::dataplane::Tables;
 use crate::feeds::TtlDefaults;
 use crate::kernel::{self, LocalRoute};
@@ -50,7 +52,7 @@ use crate::lfib::next_hops::Position;
 use crate::lfib::{Budget, Change, Lfib, Remains};
 use crate::neighbour::addresses::Addresses;
 use crate::neighbour::links::Links;
-use crate::neighbour::resolver::{HopState, Resolver};
+use crate::neighbour::resolver::Resolver;
 use crate::neighbour::routes::KernelRoutes;
 use crate::neighbour::{Event, Lookup};
 use crate::observe::busiest::Growth;
@@ -61,7 +63,7 @@ use crate::ports::programs::Finding;
 use crate::ports::{PortError, Ports, sub_interface};
 use crate::rib::Rib;
 use crate::route::filter::RouteFilter;
-use crate::route::{NextHop, NextHopId, Owner};
+use crate::route::{NextHopId, Owner};
 use crate::state;
 use audit::Audits;
 pub use audit::Reading;
@@ -76,6 +78,7 @@ use returning::Returning;
 use routes::{Origin, RouteChange, RouteChanges};
 use saving::Saving;
 pub use saving::Wanted;
+use watched::{News, Watched};
 
 /// RT_TABLE_MAIN and RT_TABLE_LOCAL of rtnetlink(7).
 const TABLE_MAIN: u32 = 254;
@@ -326,6 +329,13 @@ pub enum Effect {
     ReadRoutes,
     /// Make the kernel report its interfaces, addresses, neighbours and routes again.
     Resync,
+    /// From now on, the client of this queue gets events.
+    Watch {
+        token: Token,
+        watcher: Watcher,
+    },
+    /// Report this to the clients that watch.
+    Tell(events::Event),
     /// Save this change. Replies that follow wait until that is done.
     Save(state::Batch),
     /// The answer to [`Input::SnapshotWanted`].
@@ -396,8 +406,9 @@ pub struct Switch<T> {
     returning: Returning,
     /// The time of the input that is handled.
     now: Instant,
-    /// Changes of next hops that are still to be logged.
-    unlogged: VecDeque<(NextHop, HopState)>,
+    /// Changes of next hops that are still to be logged and reported.
+    unlogged: VecDeque<News>,
+    watched: Watched,
     effects: VecDeque<Effect>,
 }
 
@@ -433,6 +444,7 @@ impl<T: Tables> Switch<T> {
             returning: Returning::default(),
             now,
             unlogged: VecDeque::new(),
+            watched: Watched::default(),
             lfib: Lfib::new(tables),
             effects: VecDeque::new(),
         }
@@ -479,6 +491,7 @@ impl<T: Tables> Switch<T> {
     /// Handles one input. Its effects are in [`Switch::take_effect`].
     pub fn handle(&mut self, input: Input, now: Instant) {
         self.now = now;
+        self.watched.note(&input);
         match input {
             Input::Start => self.start(now),
             Input::Call(call) => self.answer(call, now),
@@ -533,6 +546,7 @@ impl<T: Tables> Switch<T> {
         if let Some(crossed) = self.ports.take_crossed_interfaces() {
             self.effects.push_back(Effect::ReceiveAll(crossed));
         }
+        self.tell_links();
     }
 
     /// The next effect. Effects are performed in this order, all of them before the next input.
@@ -728,6 +742,14 @@ impl<T: Tables> Switch<T> {
                 return self.effects.push_back(effect);
             }
             Request::GetUnknownLabels => return self.effects.push_back(Effect::ReplyUnknownLabels { token }),
+            Request::Monitor { watcher } => {
+                let watcher = watcher.clone();
+                return self.effects.push_back(Effect::Watch { token, watcher });
+            }
+            Request::DescribeRoutes { routes } => {
+                let (routes, after) = (self.describe(routes), None);
+                Ok(Reply::Routes { routes, after })
+            }
             Request::Confirm => {
                 self.unconfirmed = None;
                 Ok(Reply::Done)

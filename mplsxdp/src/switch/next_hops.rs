@@ -7,7 +7,9 @@ use std::time::Instant;
 use mplsxdp_common::abi::Adjacency;
 use tracing::{debug, info, warn};
 
+use super::watched::{News, What};
 use super::{DEFAULT_MTU, Effect, Switch};
+use crate::control::api::EventKind;
 use crate::dataplane::Tables;
 use crate::lfib::next_hops::{NextHopChange, NextHopId};
 use crate::lfib::{Budget, Reach};
@@ -219,6 +221,9 @@ impl<T: Tables> Switch<T> {
             match change {
                 NextHopChange::Added(id, next_hop) => self.resolver.add(id, next_hop, now, &mut actions),
                 NextHopChange::Removed(id) => {
+                    if self.watched.contains(EventKind::Neigh) {
+                        self.add_news(id, What::Removed(self.resolver.state(id)));
+                    }
                     self.returning.forget(id);
                     self.resolver.remove(id, now, &mut actions);
                 }
@@ -238,17 +243,33 @@ impl<T: Tables> Switch<T> {
             .map(|(id, state)| (id, self.reach(Some(state))))
             .collect();
         self.set_next_hops(reached);
-        let unlogged = changed.filter_map(|(id, state)| Some((self.resolver.next_hop(id)?.clone(), state)));
-        self.unlogged.extend(unlogged);
+        for (id, state) in changed {
+            self.add_news(id, What::Changed(state));
+        }
         self.log_next_hops(&mut Budget::new(LOGGED * LINE, &mut || false));
     }
 
-    /// Logs some of the changes of next hops. The stores come first, because writing a thousand lines takes longer.
+    fn add_news(&mut self, id: NextHopId, what: What) {
+        let next_hop = self.resolver.next_hop(id).cloned();
+        self.unlogged.extend(next_hop.map(|next_hop| News { id, next_hop, what }));
+    }
+
+    /// Adds news of next hops whose frames may have left their backups, or gone there.
+    fn add_news_of_backups(&mut self, next_hops: impl Iterator<Item = NextHopId>) {
+        if self.watched.contains(EventKind::Neigh) {
+            next_hops.for_each(|id| self.add_news(id, What::Backup));
+        }
+    }
+
+    /// Logs and reports some of the changes of next hops. The stores come first, because writing a thousand lines takes longer.
     pub(super) fn log_next_hops(&mut self, budget: &mut Budget<'_>) {
         while budget.is_left()
-            && let Some((next_hop, state)) = self.unlogged.pop_front()
+            && let Some(news) = self.unlogged.pop_front()
         {
             budget.spend(LINE);
+            self.tell_next_hop(&news);
+            let News { next_hop, what, .. } = news;
+            let What::Changed(state) = what else { continue };
             let word = self.state_of(Some(state));
             let lladdr = state.mac().map(tracing::field::display);
             info!(next_hop = next_hop.to_string(), state = %word, lladdr, "next hop");
@@ -298,7 +319,9 @@ impl<T: Tables> Switch<T> {
             .map(|id| (id, self.reach(self.resolver.state(id))));
         let reached: Vec<(NextHopId, Reach)> = reached.collect();
         reached.iter().for_each(|&(id, _)| self.returning.forget(id));
+        let returned: Vec<NextHopId> = reached.iter().map(|&(id, _)| id).collect();
         self.set_now(reached);
+        self.add_news_of_backups(returned.into_iter());
     }
 
     /// The frames of next hops that have been back for long enough leave their backups.
@@ -308,10 +331,19 @@ impl<T: Tables> Switch<T> {
     }
 
     fn set_now(&mut self, reached: Vec<(NextHopId, Reach)>) {
+        let changed: BTreeSet<NextHopId> = match self.watched.contains(EventKind::Neigh) {
+            true => reached.iter().map(|&(id, _)| id).collect(),
+            false => BTreeSet::new(),
+        };
         if !reached.is_empty() && self.lfib.set_next_hops(reached) {
             // Frames that wait for a member of a group may now belong to another.
             self.effects.push_back(Effect::RetryHeld);
         }
+        // Those that cannot be reached themselves, and whose backup may have come or gone.
+        let protected = changed.iter().flat_map(|&id| self.lfib.next_hops().protected_by(id));
+        let protected = protected.filter(|id| !self.lfib.is_reached(*id) && !changed.contains(id));
+        let protected: Vec<NextHopId> = protected.collect();
+        self.add_news_of_backups(protected.into_iter());
     }
 
     /// The meaning of a next hop's `state` for the routes.

@@ -280,7 +280,7 @@ impl<T: Tables> Switch<T> {
     }
 
     /// Routes as clients see them; with their `buckets` if they have several next hops.
-    fn installed(&self, routes: impl IntoIterator<Item = Listed>, buckets: bool) -> Vec<api::InstalledRoute> {
+    pub(super) fn installed(&self, routes: impl IntoIterator<Item = Listed>, buckets: bool) -> Vec<api::InstalledRoute> {
         // Many routes share a next hop.
         let mut known: HashMap<_, api::NextHopState> = HashMap::new();
         let mut state = |ids: (NextHopId, Option<NextHopId>)| {
@@ -515,7 +515,7 @@ impl<T: Tables> Switch<T> {
     }
 
     /// The state of a next hop and of its backup.
-    fn next_hop_state(&self, id: NextHopId, backup: Option<NextHopId>) -> api::NextHopState {
+    pub(super) fn next_hop_state(&self, id: NextHopId, backup: Option<NextHopId>) -> api::NextHopState {
         let api::BackupState {
             via,
             dev,
@@ -549,7 +549,7 @@ impl<T: Tables> Switch<T> {
             .or_else(|| next_hop.and_then(|next_hop| next_hop.dev.as_deref()))
     }
 
-    fn interface_name(&self, ifindex: u32) -> Option<&str> {
+    pub(super) fn interface_name(&self, ifindex: u32) -> Option<&str> {
         let port = self.ports.by_ifindex(ifindex).map(|port| port.name());
         port.or_else(|| self.resolver.links().get(ifindex).map(|link| &*link.name))
     }

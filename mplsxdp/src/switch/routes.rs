@@ -375,6 +375,7 @@ impl<T: Tables> Switch<T> {
                     self.effects.push_back(Effect::Drop(finished.remains));
                     // First; otherwise newer frames would leave before those that wait.
                     self.effects.push_back(Effect::RetryHeld);
+                    self.tell_routes(finished.made);
                     match planned {
                         None => {
                             let result = finished.result.map(count).map_err(NotChanged::Change);
@@ -400,7 +401,7 @@ impl<T: Tables> Switch<T> {
                 {
                     false => Stage::Commit(ahead, planned, changes),
                     true => {
-                        self.save_change(change, changes, mem::take(&mut planned.unnamed));
+                        self.save_change(change, changes, Arc::new(mem::take(&mut planned.unnamed)));
                         self.effects.push_back(Effect::Drop(planned));
                         Stage::LetGo(ahead, Ok(changes))
                     }

@@ -157,7 +157,7 @@ impl<T: Tables> Switch<T> {
     }
 
     /// Saves a change of routes that was made. `deleted` are the keys that it has not named and that lost their routes.
-    pub(super) fn save_change(&mut self, change: &mut RouteChange, changes: Changes, deleted: Vec<RouteKey>) {
+    pub(super) fn save_change(&mut self, change: &mut RouteChange, changes: Changes, deleted: Arc<Vec<RouteKey>>) {
         let origin = change.origin();
         if !self.saving.is_on || matches!(origin, Origin::Start | Origin::Started) {
             return;
@@ -174,7 +174,7 @@ impl<T: Tables> Switch<T> {
                 parts.push(Part::Routes { owner, routes });
                 match (mode, owner) {
                     // Nothing of the configuration is saved.
-                    (Mode::ReplaceAll, Owner::Of(_)) => Arc::new(deleted),
+                    (Mode::ReplaceAll, Owner::Of(_)) => deleted,
                     _ => Arc::default(),
                 }
             }
@@ -183,7 +183,7 @@ impl<T: Tables> Switch<T> {
                 Arc::clone(deleted)
             }
             Change::Delete(keys) => Arc::clone(keys),
-            Change::Flush(_) => Arc::new(deleted),
+            Change::Flush(_) => deleted,
         };
         if !keys.is_empty() {
             parts.push(Part::Deleted { source, keys });

@@ -27,6 +27,7 @@ use crate::route::{Description, Route, RouteKey, Source};
 
 mod feeds;
 mod refusals;
+mod watched;
 
 const PEER: Peer = Peer { pid: 7, uid: 0 };
 fn down(link: LinkInfo) -> LinkInfo {

@@ -26,7 +26,7 @@ fn program() -> OsString {
     env::var_os("MPLSXDP_PROGRAM").unwrap_or_else(|| env!("CARGO_BIN_EXE_mplsxdp").into())
 }
 
-fn command(fake: &Fake, words: &[&str]) -> Command {
+pub fn command(fake: &Fake, words: &[&str]) -> Command {
     let mut command = Command::new(program());
     command
         .args(words)

@@ -6,7 +6,7 @@ use std::ops::Bound;
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use ipnet::IpNet;
 use mplsxdp::control::access::Groups;
@@ -16,6 +16,7 @@ use mplsxdp::control::api::{
     PathState, ReasonCounter, Refusal, Reply, Request, Resolution, RouteFilter, SavedState, Stats, Status, Table,
     UnknownLabel, UnreachableRoute, ViaAddress, ViaFamily, VlanTag, Vrf,
 };
+use mplsxdp::control::events::{Event, Timed, Watcher};
 use mplsxdp::control::server::{self, Limits};
 use mplsxdp::control::socket;
 use mplsxdp::control::{Call, Instance, Peer};
@@ -35,6 +36,8 @@ pub struct Kept {
     pub routes: BTreeMap<RouteKey, Route>,
     /// The requests that it got, except lists of routes.
     pub requests: Vec<(Request, Peer)>,
+    /// Those who watch.
+    pub watchers: Vec<Watcher>,
 }
 
 /// A running instance in its own directory. Ends when dropped.
@@ -82,6 +85,25 @@ impl Fake {
             dir,
             shutdown,
             thread: Some(thread),
+        }
+    }
+
+    /// Reports an event to those who watch.
+    pub fn tell(&self, event: Event) {
+        let time = SystemTime::UNIX_EPOCH + Duration::new(1_800_000_000, 123_000);
+        let event = Arc::new(Timed { time, event });
+        self.kept.lock().unwrap().watchers.iter().for_each(|watcher| watcher.tell(&event));
+    }
+
+    /// Waits until so many watch.
+    pub fn await_watchers(&self, count: usize) {
+        let watchers = || {
+            let mut kept = self.kept.lock().unwrap();
+            kept.watchers.retain(|watcher| !watcher.is_gone());
+            kept.watchers.len()
+        };
+        while watchers() != count {
+            std::thread::sleep(Duration::from_millis(5));
         }
     }
 
@@ -276,6 +298,14 @@ impl Kept {
             Request::GetSync => Ok(Reply::Sync(Vec::new())),
             Request::CheckSync { .. } => Ok(Reply::SyncChecks(Vec::new())),
             Request::GetUnknownLabels => Ok(Reply::UnknownLabels(unknown_labels())),
+            Request::Monitor { watcher } => {
+                self.watchers.push(watcher);
+                Ok(Reply::Done)
+            }
+            Request::DescribeRoutes { routes } => Ok(Reply::Routes {
+                routes: routes.iter().map(|(_, route)| installed(route, false)).collect(),
+                after: None,
+            }),
         }
     }
 
@@ -510,7 +540,7 @@ fn installed(route: &Route, counters: bool) -> InstalledRoute {
     }
 }
 
-fn links(counters: bool) -> Vec<Link> {
+pub fn links(counters: bool) -> Vec<Link> {
     let mut seen = stats(true).reasons;
     seen.push(reason("checksum-finished", 70));
     let eth1 = Link {

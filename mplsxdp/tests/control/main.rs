@@ -4,4 +4,5 @@
 mod command;
 mod fake;
 mod malformed;
+mod monitor;
 mod socket;

@@ -99,6 +99,7 @@ fn calls() -> Vec<(&'static str, Value)> {
             "GetBusiestRoutes",
             json!({ "count": 3, "milliseconds": 10, "order": "bytes" }),
         ),
+        ("Monitor", json!({ "kinds": ["link", "rate"], "interval_ms": 500 })),
         ("CheckSync", json!({ "repair": true })),
     ]);
     calls

@@ -117,7 +117,7 @@ impl Host {
                 Action::Transmit { port, frame } => got.push((Some(port), tag(frame, port))),
                 Action::SendByIp { packet, .. } => got.push((None, packet.to_vec())),
                 Action::Deliver { frame, .. } => got.push((None, frame[ETH_HLEN..].to_vec())),
-                Action::Resolve { .. } | Action::Report(_) => {}
+                Action::Resolve { .. } | Action::Report(_) | Action::Handled(..) => {}
             }
             true
         };

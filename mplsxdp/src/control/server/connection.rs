@@ -2,6 +2,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::BytesMut;
 use serde::Serialize;
@@ -33,14 +34,14 @@ const LARGE_MESSAGE_BYTES: usize = 64 << 10;
 const LARGE_TRANSACTION: usize = 16 << 10;
 
 pub struct Connection {
-    stream: UnixStream,
+    pub(super) stream: UnixStream,
     caller: Caller,
     seat: Seat,
     calls: mpsc::Sender<Call>,
-    limits: Limits,
+    pub(super) limits: Limits,
     /// The largest message of this client.
     message_bytes: usize,
-    shutdown: CancellationToken,
+    pub(super) shutdown: CancellationToken,
     messages: Messages,
     buffer: BytesMut,
     transaction: Option<Transaction>,
@@ -138,6 +139,7 @@ impl Connection {
             };
             let reply = match outcome {
                 Ok(reply) => reply,
+                Err(Failure::HungUp) => return Ok(()),
                 Err(Failure::Connection(error)) => return Err(error),
                 Err(Failure::Call(error)) => {
                     let reply = encode(&error)?;
@@ -228,6 +230,7 @@ impl Connection {
             }),
             Command::Ask(request) => answer_of(self.ask(request).await?),
             Command::List(list) => self.list(list, flags).await,
+            Command::Monitor(monitor) => self.monitor(monitor, flags).await,
             Command::Begin { replace_all, owner } => {
                 self.begin(replace_all, owner)?;
                 answer(&api::Nothing {})
@@ -361,7 +364,7 @@ impl Connection {
     }
 
     /// Asks the switch. Changes are logged, with the client that asked for them.
-    async fn ask(&self, request: Request) -> Result<Reply, Error> {
+    pub(super) async fn ask(&self, request: Request) -> Result<Reply, Error> {
         let Caller { peer, class } = self.caller;
         let Peer { pid, uid } = peer;
         let change = change(&request);
@@ -400,12 +403,22 @@ impl Connection {
         if flags.oneway {
             return Ok(());
         }
-        self.seat.set(self.waits());
-        timeout(self.limits.write_time, self.stream.write_all(reply))
+        self.send_within(self.limits.write_time, reply).await
+    }
+
+    /// Sends a reply, which the client must take within this time.
+    pub(super) async fn send_within(&mut self, time: Duration, reply: &[u8]) -> io::Result<()> {
+        self.is_waiting();
+        timeout(time, self.stream.write_all(reply))
             .await
             .unwrap_or_else(|_| Err(io::Error::new(io::ErrorKind::TimedOut, "it does not read its replies")))?;
         self.seat.set(Activity::Calls);
         Ok(())
+    }
+
+    /// The switch does nothing for the client now.
+    pub(super) fn is_waiting(&self) {
+        self.seat.set(self.waits());
     }
 }
 
@@ -490,7 +503,9 @@ fn change(request: &Request) -> Option<String> {
         | Request::GetBusiestRoutes { .. }
         | Request::GetSync
         | Request::CheckSync { repair: false }
-        | Request::GetUnknownLabels => None,
+        | Request::GetUnknownLabels
+        | Request::Monitor { .. }
+        | Request::DescribeRoutes { .. } => None,
     }
 }
 
@@ -551,10 +566,12 @@ impl List {
 }
 
 /// Why there is no reply.
-enum Failure {
+pub(super) enum Failure {
     /// The call gets an error; the connection continues.
     Call(Error),
     Connection(io::Error),
+    /// The client has closed the connection.
+    HungUp,
 }
 
 impl From<Error> for Failure {

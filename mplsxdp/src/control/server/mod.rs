@@ -2,6 +2,7 @@
 //! Each connection is a task.
 
 mod connection;
+mod monitor;
 mod pages;
 mod seats;
 

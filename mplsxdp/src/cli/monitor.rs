@@ -15,13 +15,13 @@ use crate::route::{RouteKey, tables};
 
 pub const HELP: &str = "\
 Kinds:
-  route        a route that was installed, changed or deleted
-  neigh        a next hop whose state, MAC address or use of its backup has changed, or that no route uses any more
-  link         a port that was added or deleted, or has changed
-  exception    a frame that the slow path got: port, reason, labels, source and destination, and what happened to it
-  rate         what each port receives, sends and does not forward, per second
-  all          all but rate, which is the default
-  label        name the kind of each event, which is done anyway if there are several kinds
+  monitor route       a route that was installed, changed or deleted
+  monitor neigh       a next hop whose state, MAC address or use of its backup has changed, or that no route uses any more
+  monitor link        a port that was added or deleted, or has changed
+  monitor exception   a frame that the slow path got: port, reason, labels, source and destination, and what happened to it
+  monitor rate        what each port receives, sends and does not forward, per second
+  monitor all         all but rate, which is the default
+  monitor label       name the kind of each event, which is done anyway if there are several kinds
 
 -ts prints the time of each event, -t in its long form. -j prints JSON, one object per line.";
 
@@ -101,7 +101,9 @@ fn kinds(words: &[String]) -> Result<(Vec<EventKind>, bool), Failure> {
 fn milliseconds(seconds: f64) -> Result<u64, Failure> {
     match (seconds * 1000.0).round() {
         milliseconds @ 100.0..=3_600_000.0 => Ok(milliseconds as u64),
-        _ => Err(Failure::Usage(format!("`--interval {seconds}`: give 0.1 to 3600 seconds"))),
+        _ => Err(Failure::Usage(format!(
+            "`--interval {seconds}`: give 0.1 to 3600 seconds"
+        ))),
     }
 }
 
@@ -186,7 +188,11 @@ fn exception_line(exception: &api::Exception) -> String {
         .iter()
         .map(|StackEntry { label, ttl, .. }| format!("[{label} {ttl}]"))
         .collect();
-    let labels = if labels.is_empty() { labels } else { format!(" {labels}") };
+    let labels = if labels.is_empty() {
+        labels
+    } else {
+        format!(" {labels}")
+    };
     let packet = match (source, destination) {
         (Some(source), Some(destination)) => format!(" {source} > {destination}"),
         _ => String::new(),
@@ -361,13 +367,25 @@ mod tests {
     fn times_are_as_those_of_ip() {
         let time = "2026-12-01T12:20:08.000123Z";
         let short = timestamp(time, Timestamp::Short);
-        let at = local(humantime::parse_rfc3339(time).unwrap().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs());
+        let at = local(
+            humantime::parse_rfc3339(time)
+                .unwrap()
+                .duration_since(SystemTime::UNIX_EPOCH)
+                .unwrap()
+                .as_secs(),
+        );
         // Whatever the time zone is here.
         assert_eq!(short.len(), "[2026-12-01T12:20:08.000123] ".len());
-        assert!(short.starts_with("[2026-1") && short.ends_with(":08.000123] "), "{short}");
+        assert!(
+            short.starts_with("[2026-1") && short.ends_with(":08.000123] "),
+            "{short}"
+        );
         let long = timestamp(time, Timestamp::Long);
         let begin = format!("Timestamp: {} {} {:2} ", WEEKDAYS[at.weekday], MONTHS[at.month], at.day);
-        assert!(long.starts_with(&begin) && long.ends_with(":08 2026 123 usec\n"), "{long}");
+        assert!(
+            long.starts_with(&begin) && long.ends_with(":08 2026 123 usec\n"),
+            "{long}"
+        );
         assert_eq!(timestamp(time, Timestamp::None), "");
     }
 
@@ -378,7 +396,9 @@ mod tests {
             reason: Some("ttl-expired".into()),
             outcome: "time-exceeded".into(),
             length: 62,
-            labels: [(100, 1), (200, 64)].map(|(label, ttl)| StackEntry { label, tc: 5, ttl }).into(),
+            labels: [(100, 1), (200, 64)]
+                .map(|(label, ttl)| StackEntry { label, tc: 5, ttl })
+                .into(),
             source: Some([10, 1, 1, 1].into()),
             destination: Some([10, 4, 4, 2].into()),
         };

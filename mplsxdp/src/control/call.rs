@@ -445,7 +445,11 @@ fn monitor(given: api::Monitor) -> Result<Command, Error> {
             return Err(invalid("parameters.kinds", reason));
         }
         Some(kinds) => kinds.into_iter().collect(),
-        None => EventKind::ALL.iter().copied().filter(|&kind| kind != EventKind::Rate).collect(),
+        None => EventKind::ALL
+            .iter()
+            .copied()
+            .filter(|&kind| kind != EventKind::Rate)
+            .collect(),
     };
     let interval_ms = given.interval_ms.unwrap_or(1000);
     if given.interval_ms.is_some() && !kinds.contains(EventKind::Rate) {

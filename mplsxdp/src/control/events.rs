@@ -274,7 +274,9 @@ mod tests {
     fn deleted(count: u32) -> Arc<Timed> {
         let keys = (16..16 + count).map(|label| RouteKey::Label(Label::from_low_bits(label)));
         let keys = Arc::new(keys.collect());
-        timed(Event::Routes(Made::of(Change::Delete(Arc::clone(&keys))).with_deleted(keys)))
+        timed(Event::Routes(
+            Made::of(Change::Delete(Arc::clone(&keys))).with_deleted(keys),
+        ))
     }
 
     /// What is there: the numbers of events, and in brackets how many were lost.

@@ -96,7 +96,10 @@ fn message_of(command: &Command, flags: Flags) -> Value {
         Command::List(List::UnknownLabels) => (INTERFACE, "GetUnknownLabels", json!({})),
         Command::Monitor(Monitor { kinds, interval }) => {
             let kinds = EventKind::ALL.iter().copied().filter(|&kind| kinds.contains(kind));
-            let interval_ms = kinds.clone().any(|kind| kind == EventKind::Rate).then_some(interval.as_millis());
+            let interval_ms = kinds
+                .clone()
+                .any(|kind| kind == EventKind::Rate)
+                .then_some(interval.as_millis());
             let parameters = json!({ "kinds": kinds.collect::<Vec<_>>(), "interval_ms": interval_ms });
             (INTERFACE, "Monitor", parameters)
         }

@@ -801,7 +801,10 @@ impl Daemon {
             }
             let now = Instant::now();
             self.with_exceptions(|exceptions, view| exceptions.retry_held(view, now));
-            self.exceptions.take_events(now).into_iter().for_each(|event| self.tell(event));
+            self.exceptions
+                .take_events(now)
+                .into_iter()
+                .for_each(|event| self.tell(event));
             let wanted = self.exceptions.take_wanted();
             if wanted.is_empty() {
                 return;

@@ -145,7 +145,10 @@ mod tests {
         let Some(Event::Exception(exception)) = events.first() else {
             panic!("no exception")
         };
-        assert_eq!((exception.length, exception.head.len(), &*exception.port), (203, HEAD, "eth1"));
+        assert_eq!(
+            (exception.length, exception.head.len(), &*exception.port),
+            (203, HEAD, "eth1")
+        );
         assert_eq!(counts(events), (600, 0));
         assert_eq!(sample.next_deadline(), None);
         flood(&mut sample, 10_000);

@@ -18,9 +18,9 @@ use std::sync::Arc;
 use mplsxdp_common::abi::RouteEntry;
 
 use super::change::{ChangeError, Changes, Mode, Prepared};
-use super::made::Made;
 use super::fecs::Families;
 use super::list::Candidate;
+use super::made::Made;
 use super::{Installed, Lfib};
 use crate::dataplane::Tables;
 use crate::route::{Fec, Owner, PortName, Route, RouteKey};

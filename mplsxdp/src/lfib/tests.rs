@@ -3002,7 +3002,10 @@ fn those_who_watch_get_the_routes_that_are_different_from_before() {
 
     let keys = vec![label(17), RouteKey::Prefix(fec(None, "10.0.0.0/8"))];
     let seen = made(&mut lfib, Change::Delete(Arc::new(keys))).unwrap();
-    assert_eq!(seen, [3, 2].map(|index: usize| format!("Deleted static {}", next[index])));
+    assert_eq!(
+        seen,
+        [3, 2].map(|index: usize| format!("Deleted static {}", next[index]))
+    );
     let all: Select = Box::new(|_| true);
     assert_eq!(made(&mut lfib, Change::Flush(Arc::new(all))).unwrap().len(), 3);
     lfib.watch(false);

@@ -257,14 +257,7 @@ impl SlowPath {
     }
 
     /// Keeps a frame for a next hop that is not resolved.
-    fn wait(
-        &mut self,
-        received: Received<'_>,
-        answer: &Answer,
-        adjacency: u16,
-        now: Instant,
-        emit: &mut Emit<'_>,
-    ) {
+    fn wait(&mut self, received: Received<'_>, answer: &Answer, adjacency: u16, now: Instant, emit: &mut Emit<'_>) {
         if received.trimmed > 0 {
             return self.end(received, answer, Outcome::Trimmed, emit);
         }

@@ -109,7 +109,9 @@ pub fn entries(stack: &[u8]) -> impl Iterator<Item = Lse> {
 pub fn split(frame: &[u8]) -> (&[u8], &[u8]) {
     let rest = frame.get(ETH_HLEN..).unwrap_or_default();
     let depth = match is_labelled(frame) {
-        true => entries(rest).position(Lse::bottom).map_or(rest.len() / LSE_LEN, |last| last + 1),
+        true => entries(rest)
+            .position(Lse::bottom)
+            .map_or(rest.len() / LSE_LEN, |last| last + 1),
         false => 0,
     };
     rest.split_at_checked(depth * LSE_LEN).unwrap_or((rest, &[]))

@@ -251,7 +251,8 @@ impl<T: Tables> Switch<T> {
 
     fn add_news(&mut self, id: NextHopId, what: What) {
         let next_hop = self.resolver.next_hop(id).cloned();
-        self.unlogged.extend(next_hop.map(|next_hop| News { id, next_hop, what }));
+        self.unlogged
+            .extend(next_hop.map(|next_hop| News { id, next_hop, what }));
     }
 
     /// Adds news of next hops whose frames may have left their backups, or gone there.

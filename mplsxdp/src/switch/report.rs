@@ -280,7 +280,11 @@ impl<T: Tables> Switch<T> {
     }
 
     /// Routes as clients see them; with their `buckets` if they have several next hops.
-    pub(super) fn installed(&self, routes: impl IntoIterator<Item = Listed>, buckets: bool) -> Vec<api::InstalledRoute> {
+    pub(super) fn installed(
+        &self,
+        routes: impl IntoIterator<Item = Listed>,
+        buckets: bool,
+    ) -> Vec<api::InstalledRoute> {
         // Many routes share a next hop.
         let mut known: HashMap<_, api::NextHopState> = HashMap::new();
         let mut state = |ids: (NextHopId, Option<NextHopId>)| {

@@ -4,8 +4,8 @@ use super::{Effect, Input, Switch};
 use crate::control::api::{self, EventChange, EventKind, InstalledRoute, NextHopState, Request};
 use crate::control::events::{Event, Kinds};
 use crate::dataplane::Tables;
-use crate::lfib::{Listed, Made};
 use crate::lfib::next_hops::NextHopId;
+use crate::lfib::{Listed, Made};
 use crate::neighbour;
 use crate::neighbour::resolver::HopState;
 use crate::route::{NextHop, Owner, Route};
@@ -117,7 +117,9 @@ impl<T: Tables> Switch<T> {
         if !std::mem::take(&mut self.watched.links_may_differ) {
             return;
         }
-        let Some(before) = self.watched.links.take() else { return };
+        let Some(before) = self.watched.links.take() else {
+            return;
+        };
         let now = self.list_links();
         let named = |links: &[api::Link], name: &str| links.iter().position(|link| link.ifname == name);
         let gone = before.iter().filter(|link| named(&now, &link.ifname).is_none());
@@ -178,8 +180,7 @@ fn concerns_links(input: &Input) -> bool {
         | Input::PutBack { .. }
         | Input::Replaced { .. }
         | Input::Features { .. }
-        | Input::TakenOver { .. }
-        | Input::Tick => true,
+        | Input::TakenOver { .. } => true,
         Input::LinksFailed(_)
         | Input::LookedUp { .. }
         | Input::Wanted(_)
@@ -188,6 +189,7 @@ fn concerns_links(input: &Input) -> bool {
         | Input::RoutesRead(_)
         | Input::FeaturesChanged(_)
         | Input::SnapshotWanted(_)
+        | Input::Tick
         | Input::ShutDown => false,
     }
 }

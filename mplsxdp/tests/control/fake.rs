@@ -92,7 +92,12 @@ impl Fake {
     pub fn tell(&self, event: Event) {
         let time = SystemTime::UNIX_EPOCH + Duration::new(1_800_000_000, 123_000);
         let event = Arc::new(Timed { time, event });
-        self.kept.lock().unwrap().watchers.iter().for_each(|watcher| watcher.tell(&event));
+        self.kept
+            .lock()
+            .unwrap()
+            .watchers
+            .iter()
+            .for_each(|watcher| watcher.tell(&event));
     }
 
     /// Waits until so many watch.

@@ -24,6 +24,7 @@ mod kernel_sync;
 mod lifecycle;
 mod local;
 mod log;
+mod monitor;
 mod multipath;
 mod neighbours;
 mod owners;
@@ -79,6 +80,7 @@ fn main() -> Result<()> {
         state::tests(),
         ports::tests(),
         log::tests(),
+        monitor::tests(),
         preflight::tests(),
         doctor::tests(),
         local::tests(),

@@ -48,7 +48,7 @@ impl Connection {
         self.send_events(api::Events::default()).await?;
         loop {
             self.is_waiting();
-            let mut unexpected = [0];
+            let mut unexpected = [0; 1024];
             let happened = tokio::select! {
                 read = self.stream.read(&mut unexpected) => match read? {
                     0 => return Err(Failure::HungUp),
@@ -310,7 +310,9 @@ async fn counters(connection: &Connection) -> Result<Vec<(String, api::LinkCount
     match connection.ask(Request::ListLinks { counters: true }).await? {
         Reply::Links(links) => {
             let links = links.into_iter();
-            Ok(links.map(|link| (link.ifname, link.counters.unwrap_or_default())).collect())
+            Ok(links
+                .map(|link| (link.ifname, link.counters.unwrap_or_default()))
+                .collect())
         }
         _ => Err(Error::ShuttingDown {}),
     }
@@ -369,11 +371,17 @@ mod tests {
             head: head.into(),
         };
         let shown = read(&exception(&frame));
-        let labels: Vec<_> = shown.labels.iter().map(|entry| (entry.label, entry.tc, entry.ttl)).collect();
+        let labels: Vec<_> = shown
+            .labels
+            .iter()
+            .map(|entry| (entry.label, entry.tc, entry.ttl))
+            .collect();
         assert_eq!(labels, [(100, 0, 1), (200, 5, 64)]);
         let addresses = [shown.source, shown.destination].map(|address| address.unwrap().to_string());
         assert_eq!(addresses, ["10.1.1.1", "10.4.4.2"]);
-        let Some(reason) = shown.reason else { panic!("no reason") };
+        let Some(reason) = shown.reason else {
+            panic!("no reason")
+        };
         assert_eq!(
             (&*shown.port, &*reason, &*shown.outcome, shown.length),
             ("eth1", Reason::TtlExpired.name(), "time-exceeded", 62)

@@ -119,7 +119,10 @@ fn next_hops_are_reported_with_the_use_of_their_backups() {
     rig.neighbour(2, "10.0.0.2", NeighbourState::Reachable(R2));
     assert_eq!(
         told(&mut rig),
-        ["10.0.0.1 eth1 linkdown on backup".to_owned(), format!("10.0.0.2 eth2 resolved {R2}")]
+        [
+            "10.0.0.1 eth1 linkdown on backup".to_owned(),
+            format!("10.0.0.2 eth2 resolved {R2}")
+        ]
     );
     rig.link(link(1, "eth1"));
     rig.neighbour(1, "10.0.0.1", NeighbourState::Reachable(R2));

@@ -164,7 +164,7 @@ fn joined(lines: &[String]) -> String {
 
 /// The label, prefix or port of a route.
 fn destination(key: &api::Key) -> String {
-    match RouteKey::try_from(key.clone()) {
+    match RouteKey::try_from(*key) {
         Ok(key) => match key.table() {
             Some(table) => format!("{key} table {}", tables::name(table)),
             None => key.to_string(),
@@ -318,7 +318,7 @@ impl<'a> JsonEvent<'a> {
     fn new(event: &'a Event) -> Result<Self, Failure> {
         let whole = event.route.as_ref().map(|route| JsonRoute::new(route, false));
         let whole = whole.transpose()?.map(|route| JsonEventRoute::Whole(Box::new(route)));
-        let key = event.key.as_ref().and_then(|key| RouteKey::try_from(key.clone()).ok());
+        let key = event.key.as_ref().and_then(|key| RouteKey::try_from(*key).ok());
         let key = key.map(|key| JsonEventRoute::Key {
             dst: key.to_string(),
             table: key.table().map(tables::name),

@@ -190,6 +190,7 @@ fn concerns_links(input: &Input) -> bool {
         | Input::FeaturesChanged(_)
         | Input::SnapshotWanted(_)
         | Input::Tick
+        | Input::Busiest { .. }
         | Input::ShutDown => false,
     }
 }

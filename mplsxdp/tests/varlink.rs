@@ -517,6 +517,14 @@ fn types() {
     use SyncProblem::{Different, Missing, OnlyDaemon, OnlyKernel, Stale};
     let problems = [Stale, Missing, Different, OnlyKernel, OnlyDaemon];
     agree_on_enum(&mut seen, "SyncProblem", &problems);
+    agree_on_type(&mut seen, "Event", &event());
+    agree_on_type(&mut seen, "Exception", &exception());
+    agree_on_type(&mut seen, "StackEntry", &StackEntry::default());
+    agree_on_type(&mut seen, "LinkRate", &link_rate());
+    agree_on_type(&mut seen, "ReasonRate", &ReasonRate::default());
+    agree_on_enum(&mut seen, "EventKind", EventKind::ALL);
+    let changes = [EventChange::Added, EventChange::Changed, EventChange::Deleted];
+    agree_on_enum(&mut seen, "EventChange", &changes);
     agree_on_enum(&mut seen, "Checksum", &[Checksum::Finish, Checksum::Trust]);
     let operations = [VlanOperation::Translate, VlanOperation::Pop, VlanOperation::Push];
     agree_on_enum(&mut seen, "VlanOperation", &operations);

@@ -661,7 +661,7 @@ mod tests {
         let line = "load --iface eth1 --iface eth2 --tx-only eth3 --instance pe1 -n r1 --mode generic --labels 4096 \
                     --counter-slots 1 --stacks 5 --groups 6 --backups 7 --backup-hold 500ms --hash-seed 0 --ttl-propagate linux --tunnel-ttl 9 --tc-propagate --log-exceptions=false --wait --persist --guard --no-readopt --fix-peers \
                     --local --unknown pass --icmp-via lsp --icmp-source 192.0.2.1 --icmp-source 2001:db8::1 \
-                    --icmp-rate 0 --icmp-source-rate 7 --prefer kernel=5 --prefer fpm=255 --hold 1024 --punt-rate 1000000000 --config f.toml -vv";
+                    --icmp-rate 0 --icmp-source-rate 7 --prefer kernel=5 --prefer fpm=255 --hold 1024 --punt-rate 1000000000 --metrics 127.0.0.1:9177 --metrics-routes 100000 --config f.toml -vv";
         let cli = parse(line).unwrap();
         let Some(Command::Load(args)) = cli.command else {
             panic!("not load")
@@ -700,6 +700,8 @@ mod tests {
                 punt_rate: Number::new(1_000_000_000).unwrap(),
                 log_exceptions: false,
                 prefer: ["kernel=5", "fpm=255"].map(|text| text.parse().unwrap()).into(),
+                metrics: Some("127.0.0.1:9177".parse().unwrap()),
+                metrics_routes: Number::new(100_000),
                 verbose: 2,
                 ..Options::default()
             }
@@ -726,6 +728,9 @@ mod tests {
             ("load --prefer bgp=1", ErrorKind::ValueValidation),
             ("load --prefer fpm=256", ErrorKind::ValueValidation),
             ("load --prefer fpm", ErrorKind::ValueValidation),
+            ("load --metrics 9177", ErrorKind::ValueValidation),
+            ("load --metrics-allow host1", ErrorKind::ValueValidation),
+            ("load --metrics-routes 100001", ErrorKind::ValueValidation),
             ("load --local one two", ErrorKind::UnknownArgument),
             ("load eth1", ErrorKind::UnknownArgument),
             ("stats --unknown --all", ErrorKind::ArgumentConflict),

@@ -6,6 +6,7 @@ use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
 use mplsxdp_common::abi::{MAX_ADJACENCIES, MAX_FTN, Settings, TtlMode};
+use serde::de::DeserializeOwned;
 use tracing::warn;
 
 use crate::config::{Config, Options, SyncSource};
@@ -18,6 +19,8 @@ use crate::dataplane::pinned::PinFolder;
 use crate::error;
 use crate::kernel::{self, Interests, Netlink, sysctl};
 use crate::lfib::{Lfib, Mode};
+use crate::observe::metrics::address::MetricsAddress;
+use crate::observe::metrics::listener;
 use crate::ports::adoption;
 use crate::ports::attach::{self, Attached};
 use crate::ports::local::{LocalError, LocalPair};
@@ -79,6 +82,12 @@ pub async fn system(options: &Options, discard_state: bool) -> Vec<String> {
             bound => errors.extend(bound.err().map(|error| error::report(&error))),
         }
     }
+    if let Some(address) = &options.metrics {
+        match listener::check(address) {
+            Err(error) if error.is_in_use() && serves_metrics(&options.instance, address) => {}
+            checked => errors.extend(checked.err().map(|error| error::report(&error))),
+        }
+    }
     errors
 }
 
@@ -120,13 +129,21 @@ fn saved(instance: &str, forwards: bool) -> Option<String> {
 
 /// Whether an instance of this name runs and waits for a routing daemon there.
 fn follows(instance: &str, address: SocketAddr) -> bool {
-    let configured = || {
-        let client = Client::try_connect(&Instance::new(instance).ok()?).ok()?;
-        let mut client = client?;
-        client.set_patience(Some(ANSWER_WAIT)).ok()?;
-        serde_json::from_value::<Vec<SyncSource>>(client.config().ok()?.remove("sync")?).ok()
-    };
-    configured().is_some_and(|sources| sources.contains(&SyncSource::Fpm(address)))
+    let sources: Option<Vec<SyncSource>> = configured(instance, "sync");
+    sources.is_some_and(|sources| sources.contains(&SyncSource::Fpm(address)))
+}
+
+/// Whether an instance of this name runs and serves metrics there.
+fn serves_metrics(instance: &str, address: &MetricsAddress) -> bool {
+    configured(instance, "metrics").is_some_and(|served: MetricsAddress| served == *address)
+}
+
+/// The option of a running instance of this name.
+fn configured<T: DeserializeOwned>(instance: &str, option: &str) -> Option<T> {
+    let client = Client::try_connect(&Instance::new(instance).ok()?).ok()?;
+    let mut client = client?;
+    client.set_patience(Some(ANSWER_WAIT)).ok()?;
+    serde_json::from_value(client.config().ok()?.remove(option)?).ok()
 }
 
 /// Lets a switch in memory take over the configuration, in the network namespace of this thread as it is now: it logs

@@ -12,6 +12,7 @@ use mplsxdp_common::wire::Label;
 use super::file::ROUTES;
 use super::{Options, Place, Preference};
 use crate::control::InvalidInstance;
+use crate::observe::metrics::address::MetricsAddress;
 use crate::route::RouteKey;
 use crate::route::interface::InvalidInterface;
 use crate::route::line::GrammarError;
@@ -119,6 +120,15 @@ pub enum Reason {
     KernelRouteWithoutLocal,
     #[error("`kernel-route` has {0} twice")]
     KernelRouteTwice(IpNet),
+    #[error(
+        "metrics at {0} can be read by whoever reaches this address: name those who may with `metrics-allow`, such as \
+         `metrics-allow 192.0.2.0/24`, or serve them at 127.0.0.1 or unix:PATH"
+    )]
+    MetricsForAll(MetricsAddress),
+    #[error("it is for `metrics` at an address other than loopback, and there is none: add `metrics ADDRESS:PORT`")]
+    MetricsAllow,
+    #[error("it needs `metrics`, which says where to serve them")]
+    MetricsRoutes,
     #[error("{key} already has a route, at {first}")]
     RouteTwice { key: RouteKey, first: Place },
     #[error("label {label} is beyond `labels`, which is {labels}")]

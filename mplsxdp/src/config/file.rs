@@ -305,6 +305,9 @@ mod tests {
             punt-rate = 3
             log-exceptions = true
             prefer = ["kernel=5", "fpm=30"]
+            metrics = "[::]:9177"
+            metrics-allow = ["192.0.2.0/24", "2001:db8::1"]
+            metrics-routes = 7
             verbose = 1
             routes = [
                 "100 as 110 via inet 192.168.40.102 dev eth1",
@@ -323,7 +326,7 @@ mod tests {
             checksum: None,
         };
         let file = parse("f.toml", text).unwrap();
-        assert_eq!(file.routes[1].place.to_string(), "f.toml:46:17");
+        assert_eq!(file.routes[1].place.to_string(), "f.toml:49:17");
         let config = file.clone().check().unwrap();
         assert_eq!(
             config.options,
@@ -372,6 +375,9 @@ mod tests {
                 punt_rate: Number::new(3).unwrap(),
                 log_exceptions: true,
                 prefer: ["kernel=5", "fpm=30"].map(|text| text.parse().unwrap()).into(),
+                metrics: Some("[::]:9177".parse().unwrap()),
+                metrics_allow: ["192.0.2.0/24", "2001:db8::1"].map(|text| text.parse().unwrap()).into(),
+                metrics_routes: Number::new(7),
                 verbose: 1,
                 routes_file: None,
             }
@@ -456,6 +462,47 @@ mod tests {
             errors("", "--iface eth1 --sync-table red"),
             ["--sync-table: it needs `sync`, which names the source of the routes"]
         );
+    }
+
+    #[test]
+    fn metrics_that_others_can_reach_are_for_named_clients() {
+        let check = |text, line| {
+            let given = parse("f.toml", text).unwrap().with_command_line(&load(line));
+            given.unwrap().check()
+        };
+        let errors = |text, line| texts(&check(text, line).unwrap_err());
+        assert_eq!(
+            errors("metrics = \"0.0.0.0:9177\"", "--iface eth1"),
+            [
+                "f.toml:1:11: metrics at 0.0.0.0:9177 can be read by whoever reaches this address: name those who may with \
+              `metrics-allow`, such as `metrics-allow 192.0.2.0/24`, or serve them at 127.0.0.1 or unix:PATH"
+            ]
+        );
+        for line in [
+            "--iface eth1 --metrics-allow 192.0.2.1",
+            "--iface eth1 --metrics 127.0.0.1:9 --metrics-allow 192.0.2.1",
+        ] {
+            assert_eq!(
+                errors("", line),
+                [
+                    "--metrics-allow: it is for `metrics` at an address other than loopback, and there is none: add `metrics \
+                  ADDRESS:PORT`"
+                ]
+            );
+        }
+        assert_eq!(
+            errors("", "--iface eth1 --metrics-routes 5"),
+            ["--metrics-routes: it needs `metrics`, which says where to serve them"]
+        );
+        let text = "metrics = \"unix:/run/x\"\nmetrics-allow = [\"192.0.2.1\"]";
+        let config = check(
+            text,
+            "--iface eth1 --metrics [::]:9177 --metrics-allow 10.0.0.0/8,fd00::/8",
+        )
+        .unwrap();
+        let allowed: Vec<_> = config.metrics_allow.iter().map(ToString::to_string).collect();
+        assert_eq!(allowed, ["10.0.0.0/8", "fd00::/8", "192.0.2.1/32"]);
+        assert!(check("metrics = \"unix:/run/x\"\nmetrics-routes = 3", "--iface eth1").is_ok());
     }
 
     /// The parsed command line of these options.
@@ -551,7 +598,7 @@ instance = "../up"
                 "f.toml:5:8: `mode`: unknown variant `fast`, expected `native` or `generic`",
                 "f.toml:6:1: unknown key `mtu`; the keys are accept-labels, backup-hold, backups, checksum, counter-slots, dscp-map, fix-peers, groups, guard, hash-seed, hold, \
                  icmp-rate, icmp-source, icmp-source-rate, icmp-via, iface, instance, kernel-route, labels, local, \
-                 log-exceptions, mode, mpls-mtu, mpls-off, netns, no-readopt, persist, prefer, punt-rate, routes-file, stacks, sync, sync-quiet, sync-stale, sync-table, tc-map, tc-propagate, \
+                 log-exceptions, metrics, metrics-allow, metrics-routes, mode, mpls-mtu, mpls-off, netns, no-readopt, persist, prefer, punt-rate, routes-file, stacks, sync, sync-quiet, sync-stale, sync-table, tc-map, tc-propagate, \
                  ttl-propagate, tunnel-ttl, tx-only, unknown, verbose, wait, xconnect, routes",
                 "f.toml:7:16: `tc-propagate`: invalid type: integer `1`, expected a boolean",
                 "f.toml:8:9: `local`: expected a string, true or false",

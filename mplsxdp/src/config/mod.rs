@@ -307,6 +307,7 @@ impl Given {
         options.icmp_source = [line.icmp_source, kept].concat();
         options.sync = [line.sync, file.sync].concat();
         options.sync_table = [line.sync_table, file.sync_table].concat();
+        options.metrics_allow = [line.metrics_allow, file.metrics_allow].concat();
         // The last one wins.
         options.accept_labels = [file.accept_labels, line.accept_labels].concat();
         options.mpls_mtu = [file.mpls_mtu, line.mpls_mtu].concat();
@@ -317,7 +318,7 @@ impl Given {
             let of_file = self.places.remove(&name).unwrap_or_default();
             let places = match name.as_str() {
                 "iface" | "tx-only" | "mpls-off" | "xconnect" | "kernel-route" | "icmp-source" | "prefer" | "sync"
-                | "sync-table" => [of_line, of_file].concat(),
+                | "sync-table" | "metrics-allow" => [of_line, of_file].concat(),
                 "accept-labels" | "mpls-mtu" | "dscp-map" | "tc-map" | "checksum" => [of_file, of_line].concat(),
                 _ => of_line,
             };
@@ -338,6 +339,7 @@ impl Given {
         self.check_preferences();
         self.check_kernel_routes();
         self.check_sync();
+        self.check_metrics();
         self.check_routes();
         if let Err(error) = Instance::new(&self.options.instance) {
             self.refuse_option("instance", 0, error);
@@ -448,6 +450,25 @@ impl Given {
         }
         if !self.places.contains_key("unknown") {
             self.options.unknown = UnknownPolicy::Pass;
+        }
+    }
+
+    /// Metrics at an address that others can reach are for named clients only.
+    fn check_metrics(&mut self) {
+        if self.unread.contains("metrics") || self.unread.contains("metrics-allow") {
+            return;
+        }
+        let has_clients = !self.options.metrics_allow.is_empty();
+        match self.options.metrics.clone() {
+            Some(address) if address.is_reachable() && !has_clients => {
+                self.refuse_option("metrics", 0, Reason::MetricsForAll(address));
+            }
+            Some(address) if address.is_reachable() => {}
+            _ if has_clients => self.refuse_option("metrics-allow", 0, Reason::MetricsAllow),
+            _ => {}
+        }
+        if self.options.metrics.is_none() && self.options.metrics_routes.is_some() {
+            self.refuse_option("metrics-routes", 0, Reason::MetricsRoutes);
         }
     }
 

@@ -19,6 +19,7 @@ use crate::control::api::UnknownChecksum;
 use crate::dataplane::XdpMode;
 use crate::dataplane::class_maps::{DscpMap, TcMap};
 use crate::kernel::LocalRoute;
+use crate::observe::metrics::address::{Clients, MetricsAddress};
 use crate::slowpath::IcmpVia;
 
 /// The name of `local` if none is given.
@@ -167,6 +168,15 @@ pub struct Options {
     /// to 255 (repeatable) [default: static=1, fpm=10, kernel=20, frr=30].
     #[arg(long, value_name = "OWNER=N")]
     pub prefer: Vec<Preference>,
+    /// Serve metrics for Prometheus by HTTP: `unix:PATH`, or `ADDRESS:PORT` (path /metrics).
+    #[arg(long, value_name = "ADDRESS")]
+    pub metrics: Option<MetricsAddress>,
+    /// The clients that may read the metrics if they are served at an address other than loopback (repeatable).
+    #[arg(long, value_name = "PREFIX[,...]", value_delimiter = ',')]
+    pub metrics_allow: Vec<Clients>,
+    /// How many routes have metrics of their own, the first ones of `route show`: 0 to 100000 [default: none].
+    #[arg(long, value_name = "N")]
+    pub metrics_routes: Option<Number<u32, 0, 100_000>>,
     /// More logging (-v debug, -vv trace).
     #[arg(short, long, action = clap::ArgAction::Count)]
     #[serde(deserialize_with = "verbosity")]
@@ -221,6 +231,9 @@ impl Default for Options {
             punt_rate: Number(20_000),
             log_exceptions: false,
             prefer: Vec::new(),
+            metrics: None,
+            metrics_allow: Vec::new(),
+            metrics_routes: None,
             verbose: 0,
             routes_file: None,
         }

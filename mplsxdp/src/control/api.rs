@@ -1390,6 +1390,21 @@ impl SyncProblem {
     }
 }
 
+/// What the AF_XDP socket of a port's queue has counted since it was opened. It is not on the wire.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Ring {
+    pub port: String,
+    pub queue: u32,
+    /// Frames that the slow path took.
+    pub received: u64,
+    /// Frames that were lost because the receive ring was full.
+    pub ring_full: u64,
+    /// Frames that were lost because they did not fit, or for lack of memory.
+    pub dropped: u64,
+    /// How often there was no buffer for a frame.
+    pub fill_ring_empty: u64,
+}
+
 /// Requests from the server to the switch. Each is all or nothing.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Request {
@@ -1485,6 +1500,8 @@ pub enum Request {
     DescribeRoutes {
         routes: Vec<(Owner, crate::route::Route)>,
     },
+    /// For metrics.
+    GetRings,
     GetSync,
     CheckSync {
         repair: bool,
@@ -1529,6 +1546,7 @@ pub enum Reply {
     Busiest(BusiestRoutes),
     /// The most frequent first.
     UnknownLabels(Vec<UnknownLabel>),
+    Rings(Vec<Ring>),
     Sync(Vec<SyncSource>),
     SyncChecks(Vec<SyncCheck>),
     Done,

@@ -131,6 +131,7 @@ fn request_of(request: &Request) -> (&'static str, Value) {
             unreachable!("lists are read as lists")
         }
         Request::Monitor { .. } | Request::DescribeRoutes { .. } => unreachable!("no call is read as these"),
+        Request::GetRings => unreachable!("no method asks for rings"),
         Request::ChangeRoutes {
             mode, owner, routes, ..
         } => {

@@ -26,7 +26,7 @@ use crate::ports::Ports;
 use crate::slowpath::outcome::{Counters, Outcome};
 use crate::slowpath::packet::missing_bytes;
 use crate::slowpath::unknown::UnknownLabel;
-use crate::slowpath::xsk::{Receiver, TransmitError, Transmitter, XskPort};
+use crate::slowpath::xsk::{Receiver, Statistics, TransmitError, Transmitter, XskPort};
 use crate::slowpath::{Action, Options, Received, SlowPath, World};
 
 /// Frames of one port that are handled before other work gets its turn.
@@ -301,6 +301,14 @@ impl Exceptions {
     /// Exceptions that arrived faster than the slow path took them: their socket's ring was full.
     pub fn missed(&self) -> u64 {
         self.missed_before + self.receivers.values().map(missed).sum::<u64>()
+    }
+
+    /// What the socket of each port's queue has counted.
+    pub fn statistics(&self) -> impl Iterator<Item = (u16, u32, Statistics)> {
+        self.receivers.iter().flat_map(|(&port, receiver)| {
+            let queues = (0..).zip(receiver.statistics());
+            queues.filter_map(move |(queue, counted)| Some((port, queue, counted.ok()?)))
+        })
     }
 
     pub fn unknown_labels(&self, now: Instant) -> Vec<UnknownLabel> {

@@ -53,6 +53,10 @@ use crate::kernel::netdev::FeatureChanges;
 use crate::kernel::promiscuity::Promiscuity;
 use crate::kernel::{Events, Interests, Netlink, netns, sysctl};
 use crate::neighbour::Event;
+use crate::observe::metrics;
+use crate::observe::metrics::address::MetricsAddress;
+use crate::observe::metrics::listener::Listener;
+use crate::observe::metrics::times::LoopTimes;
 use crate::ports::PortError;
 use crate::ports::adoption::{self, Persistence};
 use crate::ports::attach::{self, Attached, Attacher, Order, Parts};
@@ -111,11 +115,15 @@ pub async fn run(config: Config, reread: Option<Reread>) -> anyhow::Result<End> 
         warn!(%error, "cannot join the group of FRR's sockets");
     }
     let (listener, _socket) = socket::bind(&instance, &groups)?;
+    let metrics = config.metrics.as_ref();
+    let metrics = metrics.map(|address| Listener::open(address, &groups)).transpose()?;
     threads::go_first();
     // Before other threads start, which then have no more of them either. The one of the log has none.
     let mut kept = privileges::RUNNING;
     kept.set(privileges::REREADING, reread.is_some());
     kept.set(privileges::STARTING_AGAIN, config.persist);
+    let has_low_port = config.metrics.as_ref().is_some_and(MetricsAddress::has_low_port);
+    kept.set(privileges::LOW_PORT, config.persist && has_low_port);
     privileges::keep_capabilities(kept).context("cannot give up capabilities")?;
     let interests = Interests {
         routing: config.sync.contains(&SyncSource::Kernel),
@@ -151,6 +159,10 @@ pub async fn run(config: Config, reread: Option<Reread>) -> anyhow::Result<End> 
         listener: Some((listener, calls_in)),
         groups,
         serving: None,
+        metrics,
+        serving_metrics: None,
+        times: Arc::default(),
+        probes: None,
         stop_serving: CancellationToken::new(),
         failure: None,
         turns: Turns::default(),
@@ -178,6 +190,8 @@ pub async fn run(config: Config, reread: Option<Reread>) -> anyhow::Result<End> 
         calls,
         listener,
         serving,
+        metrics,
+        serving_metrics,
         stop_serving,
         failure,
         ..
@@ -185,12 +199,16 @@ pub async fn run(config: Config, reread: Option<Reread>) -> anyhow::Result<End> 
     let failed = daemon.failure.take();
     daemon.shut_down().await;
     // Requests that still wait for an answer learn that there is none.
-    drop((calls, listener, daemon));
+    drop((calls, listener, metrics, daemon));
     stop_serving.cancel();
-    if let Some(serving) = serving {
+    for (serving, what) in [
+        (serving, "the control socket's server has failed"),
+        (serving_metrics, "the server of metrics has failed"),
+    ] {
+        let Some(serving) = serving else { continue };
         let served = tokio::task::spawn_blocking(move || serving.join());
         let served = served.await?.map_err(|_| anyhow::anyhow!("a panic"));
-        served.context("the control socket's server has failed")?;
+        served.context(what)?;
     }
     match failed {
         Some(error) => Err(error.into()),
@@ -229,6 +247,12 @@ struct EventLoop {
     /// Who may use the control socket.
     groups: Groups,
     serving: Option<thread::JoinHandle<()>>,
+    /// With `--metrics`, until the switch is ready.
+    metrics: Option<Listener>,
+    serving_metrics: Option<thread::JoinHandle<()>>,
+    times: Arc<LoopTimes>,
+    /// When each was sent.
+    probes: Option<mpsc::Receiver<Instant>>,
     stop_serving: CancellationToken,
     failure: Option<anyhow::Error>,
     turns: Turns,
@@ -274,12 +298,9 @@ impl EventLoop {
         if self.daemon.is_ready
             && let Some((listener, calls_in)) = self.listener.take()
         {
-            match serve(listener, calls_in, self.groups, self.stop_serving.clone()) {
-                Ok(serving) => self.serving = Some(serving),
-                Err(error) => {
-                    self.failure = Some(error);
-                    return None;
-                }
+            if let Err(error) = self.serve(listener, calls_in) {
+                self.failure = Some(error);
+                return None;
             }
             let start = match self.daemon.switch.config().persist {
                 // An upgrade replaces the program of this process.
@@ -321,6 +342,10 @@ impl EventLoop {
                     self.watchdog.report(Instant::now());
                     continue;
                 }
+                Some(sent) = next_probe(&mut self.probes) => {
+                    self.times.delay.count(sent.elapsed());
+                    continue;
+                }
                 _ = self.hangup.recv(), if self.reading.is_idle() => {
                     self.reading.begin(self.reread.as_ref());
                     continue;
@@ -337,7 +362,29 @@ impl EventLoop {
         self.turns.taken(&happened);
         self.daemon.take(happened, &mut self.events);
         self.watchdog.report(Instant::now());
-        held.end(name);
+        self.times.held.count(held.end(name));
+    }
+
+    /// Begins to serve clients, and metrics if that is wanted.
+    fn serve(&mut self, listener: UnixListener, calls: mpsc::Sender<control::Call>) -> anyhow::Result<()> {
+        let counts = Arc::default();
+        if let Some(metrics) = self.metrics.take() {
+            let config = self.daemon.switch.config();
+            let source = metrics::Source::new(
+                calls.clone(),
+                Arc::clone(&self.times),
+                Arc::clone(&counts),
+                config.metrics_routes.map_or(0, Number::get),
+            );
+            let (probe, probes) = mpsc::channel(1);
+            self.probes = Some(probes);
+            let allowed = config.metrics_allow.clone();
+            let serving = metrics::server::start(metrics, allowed, source, probe, self.stop_serving.clone());
+            self.serving_metrics = Some(serving.context("cannot start the thread that serves metrics")?);
+        }
+        let serving = serve(listener, calls, self.groups, counts, self.stop_serving.clone())?;
+        self.serving = Some(serving);
+        Ok(())
     }
 }
 
@@ -356,8 +403,8 @@ impl Held {
         }
     }
 
-    /// The difference of the times that are logged is that for which the thread had no CPU.
-    fn end(self, by: &str) {
+    /// Returns the time. The difference of the times that are logged is that for which the thread had no CPU.
+    fn end(self, by: &str) -> Duration {
         let held = self.begin.elapsed();
         if let Some(before) = self.ran
             && held > LONG
@@ -365,6 +412,7 @@ impl Held {
             let ran = threads::ran().saturating_sub(before);
             debug!(?held, ?ran, by, "the event loop was held");
         }
+        held
     }
 }
 
@@ -373,6 +421,7 @@ fn serve(
     listener: UnixListener,
     calls: mpsc::Sender<control::Call>,
     groups: Groups,
+    counts: Arc<server::Counts>,
     stop: CancellationToken,
 ) -> anyhow::Result<thread::JoinHandle<()>> {
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -383,7 +432,7 @@ fn serve(
     let serve = move || {
         runtime.block_on(async {
             match UnixListener::from_std(listener) {
-                Ok(listener) => server::serve(listener, calls, groups, server::Limits::default(), stop).await,
+                Ok(listener) => server::serve(listener, calls, groups, server::Limits::default(), counts, stop).await,
                 Err(error) => error!(%error, "cannot serve clients"),
             }
         });
@@ -896,6 +945,10 @@ impl Daemon {
                 let labels = reports::unknown_labels(&self.exceptions, self.switch.ports(), Instant::now());
                 self.reply(token, Ok(Reply::UnknownLabels(labels)));
             }
+            Effect::ReplyRings { token } => {
+                let rings = reports::rings(&self.exceptions, self.switch.ports());
+                self.reply(token, Ok(Reply::Rings(rings)));
+            }
             Effect::LookUp { address, scopes } => self.requests.look_up(address, scopes),
             Effect::Probe { ifindex, address } => self.requests.probe(ifindex, address),
             Effect::Release { ifindex, address } => self.requests.release(ifindex, address),
@@ -1395,6 +1448,14 @@ async fn next_feature_change(changes: &mut Option<FeatureChanges>) -> Option<u32
 async fn next_ttl(settings: &mut Option<TtlSettings>) -> TtlDefaults {
     match settings {
         Some(settings) => settings.next().await,
+        None => pending().await,
+    }
+}
+
+/// Never returns if there are no metrics.
+async fn next_probe(probes: &mut Option<mpsc::Receiver<Instant>>) -> Option<Instant> {
+    match probes {
+        Some(probes) => probes.recv().await,
         None => pending().await,
     }
 }

@@ -192,6 +192,23 @@ pub fn unknown_labels(exceptions: &Exceptions, ports: &Ports, now: Instant) -> V
         .collect()
 }
 
+/// The AF_XDP sockets of all ports, in the order of ports and queues.
+pub fn rings(exceptions: &Exceptions, ports: &Ports) -> Vec<api::Ring> {
+    let mut rings: Vec<_> = exceptions.statistics().collect();
+    rings.sort_by_key(|&(port, queue, _)| (port, queue));
+    let rings = rings.into_iter().filter_map(|(port, queue, counted)| {
+        Some(api::Ring {
+            port: ports.name(port)?.to_owned(),
+            queue,
+            received: counted.received,
+            ring_full: counted.ring_full,
+            dropped: counted.dropped,
+            fill_ring_empty: counted.fill_ring_empty,
+        })
+    });
+    rings.collect()
+}
+
 fn kernel_neighbor(entry: &NeighbourEntry) -> api::KernelNeighbor {
     api::KernelNeighbor {
         state: entry.state.clone(),

@@ -1,5 +1,6 @@
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::unix::net::UnixStream;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::AsyncReadExt as _;
@@ -66,6 +67,7 @@ fn clients_are_served_while_the_event_loop_is_held() {
             UnixListener::bind(&path).unwrap(),
             calls_in,
             Groups::default(),
+            Arc::default(),
             stop.clone(),
         )
         .unwrap()

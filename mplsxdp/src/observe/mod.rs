@@ -2,6 +2,7 @@
 //! links: the switch says which counters are needed, and their values when they began to count.
 
 pub mod busiest;
+pub mod metrics;
 pub mod reasons;
 pub mod routes;
 pub mod stats;

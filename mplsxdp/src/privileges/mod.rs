@@ -25,6 +25,8 @@ pub const RUNNING: CapabilitySet = CapabilitySet::NET_ADMIN
     .union(CapabilitySet::SYS_PTRACE);
 /// For a new program that goes on in this process: its socket belongs to a group.
 pub const STARTING_AGAIN: CapabilitySet = CapabilitySet::CHOWN;
+/// For the same, if it serves metrics at a port below 1024.
+pub const LOW_PORT: CapabilitySet = CapabilitySet::NET_BIND_SERVICE;
 /// For reading the config file again, which may belong to another user.
 pub const REREADING: CapabilitySet = CapabilitySet::DAC_READ_SEARCH;
 

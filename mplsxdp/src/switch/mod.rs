@@ -247,6 +247,9 @@ pub enum Effect {
         time: Duration,
         order: api::BusyOrder,
     },
+    ReplyRings {
+        token: Token,
+    },
     /// Ask how the kernel would send to this address, outside of VRFs (`None`) and in these, in this order.
     LookUp {
         address: IpAddr,
@@ -750,6 +753,7 @@ impl<T: Tables> Switch<T> {
                 let (routes, after) = (self.describe(routes), None);
                 Ok(Reply::Routes { routes, after })
             }
+            Request::GetRings => return self.effects.push_back(Effect::ReplyRings { token }),
             Request::Confirm => {
                 self.unconfirmed = None;
                 Ok(Reply::Done)

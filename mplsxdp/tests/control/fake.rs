@@ -72,7 +72,14 @@ impl Fake {
                     ready.send(()).unwrap();
                     let (sender, receiver) = mpsc::channel(16);
                     tokio::join!(
-                        server::serve(listener, sender, Groups::default(), limits, shutdown.clone()),
+                        server::serve(
+                            listener,
+                            sender,
+                            Groups::default(),
+                            limits,
+                            Arc::default(),
+                            shutdown.clone()
+                        ),
                         control(receiver, kept, shutdown),
                     );
                 });
@@ -311,6 +318,7 @@ impl Kept {
                 routes: routes.iter().map(|(_, route)| installed(route, false)).collect(),
                 after: None,
             }),
+            Request::GetRings => panic!("no method asks for rings"),
         }
     }
 

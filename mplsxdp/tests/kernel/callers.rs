@@ -6,6 +6,7 @@ use std::io::{ErrorKind, Read as _, Write as _};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 
 use mplsxdp::control::access::{Access, Groups};
@@ -73,7 +74,10 @@ impl Server {
                         let _ = call.reply.send(Ok(Reply::Done));
                     }
                 };
-                tokio::join!(server::serve(listener, sender, groups, limits, until), answer);
+                tokio::join!(
+                    server::serve(listener, sender, groups, limits, Arc::default(), until),
+                    answer
+                );
             });
         });
         is_ready.recv().unwrap();

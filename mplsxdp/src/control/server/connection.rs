@@ -1,7 +1,7 @@
 //! One client's connection: it splits, checks and answers messages. A transaction belongs to its connection.
 
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::BytesMut;
@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::pages::Pages;
 use super::seats::{Activity, Seat};
-use super::{Caller, Limits, encode};
+use super::{Caller, Counts, Limits, Server, encode};
 use crate::control::access::{self, Access, Class};
 use crate::control::api::{self, ChangeMode, Error, Method, Reply, Request};
 use crate::control::call::{self, Command, Flags, List};
@@ -46,6 +46,7 @@ pub struct Connection {
     buffer: BytesMut,
     transaction: Option<Transaction>,
     staging: Arc<Semaphore>,
+    counts: Arc<Counts>,
 }
 
 struct Transaction {
@@ -57,6 +58,9 @@ struct Transaction {
     /// The first call that has failed since the transaction was opened.
     failed: Option<Error>,
 }
+
+/// The method of a message that is being read, perhaps by another thread.
+type Called = Arc<OnceLock<Method>>;
 
 /// The parameters of the only reply.
 #[derive(Serialize)]
@@ -79,15 +83,14 @@ struct Description {
 }
 
 impl Connection {
-    pub fn new(
-        stream: UnixStream,
-        calls: mpsc::Sender<Call>,
-        limits: Limits,
-        staging: Arc<Semaphore>,
-        caller: Caller,
-        seat: Seat,
-        shutdown: CancellationToken,
-    ) -> Self {
+    pub fn new(stream: UnixStream, server: Server, caller: Caller, seat: Seat) -> Self {
+        let Server {
+            calls,
+            limits,
+            staging,
+            counts,
+            shutdown,
+        } = server;
         let message_bytes = match caller.class {
             Class::View => limits.view_message_bytes,
             Class::Change | Class::Root => limits.message_bytes,
@@ -104,6 +107,7 @@ impl Connection {
             buffer: BytesMut::new(),
             transaction: None,
             staging,
+            counts,
         }
     }
 
@@ -126,8 +130,9 @@ impl Connection {
     async fn converse(&mut self) -> io::Result<()> {
         while let Some(message) = self.next_message().await? {
             self.seat.set(Activity::Calls);
+            let called = Called::default();
             let (flags, command) = match message {
-                Message::Whole(message) => self.read(message).await,
+                Message::Whole(message) => self.read(message, &called).await,
                 Message::TooLarge => {
                     let limit = self.message_bytes;
                     (Flags::default(), Err(Error::MessageTooLarge { limit }))
@@ -137,6 +142,8 @@ impl Connection {
                 Ok(command) => self.carry_out(command, flags).await,
                 Err(error) => Err(error.into()),
             };
+            let is_error = matches!(outcome, Err(Failure::Call(_)));
+            self.counts.answered(called.get().copied(), is_error);
             let reply = match outcome {
                 Ok(reply) => reply,
                 Err(Failure::HungUp) => return Ok(()),
@@ -197,15 +204,20 @@ impl Connection {
         }
     }
 
-    async fn read(&self, message: BytesMut) -> (Flags, Result<Command, Error>) {
+    /// `called` gets the method, if it is one of the interface.
+    async fn read(&self, message: BytesMut, called: &Called) -> (Flags, Result<Command, Error>) {
         let staged = self
             .transaction
             .as_ref()
             .map_or(0, |transaction| transaction.routes.len());
         let Caller { peer, class } = self.caller;
-        let permit = move |method: Method| match class.may(method.access()) {
-            true => Ok(()),
-            false => Err(access::refuse(peer, method.name())),
+        let called = Arc::clone(called);
+        let permit = move |method: Method| {
+            let _ = called.set(method);
+            match class.may(method.access()) {
+                true => Ok(()),
+                false => Err(access::refuse(peer, method.name())),
+            }
         };
         if message.len() < LARGE_MESSAGE_BYTES {
             return call::read(&message, staged, permit);
@@ -505,7 +517,8 @@ fn change(request: &Request) -> Option<String> {
         | Request::CheckSync { repair: false }
         | Request::GetUnknownLabels
         | Request::Monitor { .. }
-        | Request::DescribeRoutes { .. } => None,
+        | Request::DescribeRoutes { .. }
+        | Request::GetRings => None,
     }
 }
 
@@ -599,9 +612,11 @@ fn answer_of(reply: Reply) -> Result<Vec<u8>, Failure> {
         Reply::Stats(stats) => answer(&api::StatsReply { stats }),
         Reply::Busiest(busiest) => answer(&busiest),
         // `list` answers with these.
-        Reply::Routes { .. } | Reply::Neighbors { .. } | Reply::Links(_) | Reply::UnknownLabels(_) | Reply::Done => {
+        Reply::Routes { .. } | Reply::Neighbors { .. } | Reply::Links(_) | Reply::UnknownLabels(_) => {
             answer(&api::Nothing {})
         }
+        // No method asks for rings.
+        Reply::Rings(_) | Reply::Done => answer(&api::Nothing {}),
     }
 }
 

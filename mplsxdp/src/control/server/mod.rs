@@ -2,6 +2,7 @@
 //! Each connection is a task.
 
 mod connection;
+mod counts;
 mod monitor;
 mod pages;
 mod seats;
@@ -22,6 +23,7 @@ use super::api::Error;
 use super::{Call, MAX_MESSAGE_BYTES, Peer};
 use crate::descriptors::Shortage;
 use connection::Connection;
+pub use counts::{Counts, MethodCounts};
 use seats::Seats;
 
 /// How long connections may continue with the current call when the server stops.
@@ -81,12 +83,23 @@ struct Caller {
     class: Class,
 }
 
+/// What a connection has of the server.
+struct Server {
+    calls: mpsc::Sender<Call>,
+    limits: Limits,
+    /// The room for transactions of clients of this class.
+    staging: Arc<Semaphore>,
+    counts: Arc<Counts>,
+    shutdown: CancellationToken,
+}
+
 /// Answers clients of these groups and of root until `shutdown`; calls in progress are still answered.
 pub async fn serve(
     listener: UnixListener,
     calls: mpsc::Sender<Call>,
     groups: Groups,
     limits: Limits,
+    counts: Arc<Counts>,
     shutdown: CancellationToken,
 ) {
     let mut connections = JoinSet::new();
@@ -110,18 +123,26 @@ pub async fn serve(
                         pid,
                         "control socket: a client was turned away: it is in none of the groups"
                     );
+                    counts.turned_away();
                     turn_away(&stream, &access::turn_away(peer));
                     continue;
                 };
                 match seats.take(class) {
                     Ok(seat) => {
+                        counts.accepted();
                         let caller = Caller { peer, class };
-                        let staging = staging.of(class);
-                        let connection =
-                            Connection::new(stream, calls.clone(), limits, staging, caller, seat, shutdown.clone());
+                        let server = Server {
+                            calls: calls.clone(),
+                            limits,
+                            staging: staging.of(class),
+                            counts: Arc::clone(&counts),
+                            shutdown: shutdown.clone(),
+                        };
+                        let connection = Connection::new(stream, server, caller, seat);
                         connections.spawn(connection.run());
                     }
                     Err(limit) => {
+                        counts.turned_away();
                         let Peer { pid, uid } = peer;
                         tracing::warn!(
                             uid,

@@ -9,6 +9,7 @@ pub mod differential_kernel;
 pub mod frame;
 pub mod fuzz;
 pub mod groups;
+pub mod http;
 pub mod icmp;
 pub mod needs;
 pub mod netlink;

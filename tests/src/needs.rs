@@ -1,6 +1,7 @@
 //! What a test needs from the machine, and whether it is available.
 
 use std::env;
+use std::path::PathBuf;
 use std::process::Command;
 use std::sync::OnceLock;
 
@@ -9,6 +10,8 @@ use mplsxdp::dataplane::release::{OLDEST, Release};
 
 use crate::{End, Lab, link, rig, virtio};
 
+/// Names the directory of Prometheus' programs, which need not be installed.
+const PROMETHEUS_VARIABLE: &str = "MPLSXDP_PROMETHEUS";
 /// Names the Python interpreter to use.
 const PYTHON_VARIABLE: &str = "MPLSXDP_PYTHON";
 
@@ -19,6 +22,8 @@ pub enum Need {
     Lab,
     /// A program, and the Debian package that has it.
     Program(&'static str, &'static str),
+    /// The programs of [`prometheus`].
+    Prometheus,
     /// A module of [`python`].
     PythonModule(&'static str),
     /// A kind of interface that `ip link add` knows, and its kernel module.
@@ -55,6 +60,12 @@ impl Need {
                 let found = env::split_paths(&path).any(|directory| directory.join(program).exists());
                 (!found).then(|| format!("no {program}: install {package}"))
             }
+            Self::Prometheus => match prometheus("promtool").arg("--version").output() {
+                Ok(_) => None,
+                Err(error) => Some(format!(
+                    "no Prometheus ({error}): install it; `cargo xtask test` fetches it if it can"
+                )),
+            },
             Self::PythonModule(module) => match python().args(["-c", &format!("import {module}")]).output() {
                 Ok(output) if output.status.success() => None,
                 Ok(_) => Some(format!(
@@ -92,6 +103,12 @@ impl Need {
             Self::Virtio => virtio::missing(),
         }
     }
+}
+
+/// A program of Prometheus: the one that xtask has fetched, or else the system's.
+pub fn prometheus(program: &str) -> Command {
+    let directory = env::var_os(PROMETHEUS_VARIABLE).map(PathBuf::from);
+    Command::new(directory.unwrap_or_default().join(program))
 }
 
 /// The interpreter for clients of the control socket: the one for which xtask has installed the modules, or else the

@@ -23,8 +23,8 @@ use clap::{Parser, Subcommand, ValueEnum};
 use crate::cross::{Cross, Target};
 use crate::guest::Selection;
 use crate::run::{
-    Kind, PROGRAM_VARIABLE, PYTHON_VARIABLE, Summary, artifacts, build_programs, cargo, root_command, run_tests,
-    run_tool,
+    Kind, PROGRAM_VARIABLE, PROMETHEUS_VARIABLE, PYTHON_VARIABLE, Summary, artifacts, build_programs, cargo,
+    root_command, run_tests, run_tool,
 };
 
 /// Builds, shows, tests and measures mplsxdp.
@@ -289,6 +289,8 @@ fn test(filter: Option<&str>, guest: bool) -> Result<()> {
     let python = setup::python();
     let mut own = vec![(PROGRAM_VARIABLE, mplsxdp.as_path())];
     own.extend(python.as_deref().map(|python| (PYTHON_VARIABLE, python)));
+    let prometheus = setup::prometheus();
+    own.extend(prometheus.as_deref().map(|directory| (PROMETHEUS_VARIABLE, directory)));
     let mut command = cargo("test");
     command.arg("--no-run");
     let mut summary = Summary::default();

@@ -20,6 +20,8 @@ use signal_hook::consts::SIGINT;
 pub const PROGRAM_VARIABLE: &str = "MPLSXDP_PROGRAM";
 /// The one through which they find a Python with the modules that they need.
 pub const PYTHON_VARIABLE: &str = "MPLSXDP_PYTHON";
+/// The one through which tests find the directory of Prometheus' programs.
+pub const PROMETHEUS_VARIABLE: &str = "MPLSXDP_PROMETHEUS";
 
 /// The root of the source tree.
 pub fn workspace() -> &'static Path {

@@ -2,6 +2,7 @@
 //! Existing ones are left alone, so a second run takes no time.
 
 use std::env;
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -157,6 +158,56 @@ pub fn python() -> Option<PathBuf> {
             None
         }
     }
+}
+
+/// The directory of Prometheus' programs, by which a test scrapes metrics. Debian's package is unpacked under the target
+/// directory: if it were installed, its service would start. `None`: they are installed anyway, or not available, and the
+/// test is skipped.
+pub fn prometheus() -> Option<PathBuf> {
+    if is_installed("prometheus") && is_installed("promtool") {
+        return None;
+    }
+    let own = env::current_exe().ok()?;
+    let directory = work_directory(&own).with_file_name("prometheus");
+    let programs = directory.join("root/usr/bin");
+    if programs.exists() {
+        return Some(programs);
+    }
+    match unpack_prometheus(&directory) {
+        Ok(()) => Some(programs),
+        Err(error) => {
+            eprintln!("warning: no Prometheus: {error:#}");
+            None
+        }
+    }
+}
+
+fn unpack_prometheus(directory: &Path) -> Result<()> {
+    if !has_apt() {
+        bail!("no apt to fetch Debian's package by");
+    }
+    let fresh = directory.join("fresh");
+    if fresh.exists() {
+        fs::remove_dir_all(&fresh)?;
+    }
+    fs::create_dir_all(&fresh)?;
+    let download = || {
+        let mut apt = Command::new("apt-get");
+        // Without dropping privileges: another user may not be able to write to the directory.
+        apt.args(["--quiet", "--option", "APT::Sandbox::User=", "download", "prometheus"]);
+        run_tool(apt.current_dir(&fresh), "is there a network?")
+    };
+    download().or_else(|_| apt_update().and_then(|()| download()))?;
+    let archive = fs::read_dir(&fresh)?
+        .next()
+        .context("apt-get downloaded nothing")??
+        .path();
+    let root = fresh.join("root");
+    let mut unpack = Command::new("dpkg-deb");
+    run_tool(unpack.arg("--extract").arg(&archive).arg(&root), "is dpkg-deb there?")?;
+    // Complete only now.
+    fs::rename(root, directory.join("root"))?;
+    Ok(fs::remove_dir_all(fresh)?)
 }
 
 fn install_python(environment: &Path) -> Result<()> {

@@ -24,6 +24,7 @@ mod kernel_sync;
 mod lifecycle;
 mod local;
 mod log;
+mod metrics;
 mod monitor;
 mod multipath;
 mod neighbours;
@@ -81,6 +82,7 @@ fn main() -> Result<()> {
         ports::tests(),
         log::tests(),
         monitor::tests(),
+        metrics::tests(),
         preflight::tests(),
         doctor::tests(),
         local::tests(),

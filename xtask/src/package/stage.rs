@@ -31,9 +31,11 @@ const COPIED: [(&str, &str); 5] = [
     ("labs/router.sysctl", "usr/share/doc/mplsxdp/examples/router.sysctl"),
 ];
 /// Folders of the source tree and their places.
-const FOLDERS: [(&str, &str); 2] = [
+const FOLDERS: [(&str, &str); 4] = [
     ("docs", "usr/share/doc/mplsxdp"),
     ("packaging/examples", "usr/share/doc/mplsxdp/examples"),
+    ("packaging/grafana", "usr/share/doc/mplsxdp/examples"),
+    ("packaging/prometheus", "usr/share/doc/mplsxdp/examples"),
 ];
 /// The header of the config file.
 const CONFIG_HEADER: &str = "\

@@ -9,6 +9,7 @@ pub use crate::feeds::fpm::fuzz::fpm;
 pub use crate::kernel::fuzz::{netdev, netlink};
 pub use crate::rtnl::fuzz::rtnl;
 pub use crate::slowpath::fuzz::{icmp_codec, slow_path, slow_path_seed};
+pub use crate::slowpath::oam::fuzz::lsp_ping;
 pub use crate::state::fuzz::saved;
 
 /// A check that takes any bytes.
@@ -21,6 +22,7 @@ pub const TARGETS: &[(&str, Check)] = &[
     ("core", core),
     ("fpm", fpm),
     ("icmp_codec", icmp_codec),
+    ("lsp_ping", lsp_ping),
     ("netdev", netdev),
     ("netlink", netlink),
     ("route_line", route_line),

@@ -5,8 +5,9 @@ use std::future::poll_fn;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::task::Poll;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use ipnet::IpNet;
 use mplsxdp_common::abi::{PortWord, VlanTags};
 use mplsxdp_common::forward::{Arrival, PortView, Verdict, arrival_port, forward};
 use mplsxdp_common::wire::{ETH_HLEN, VLAN_HLEN};
@@ -18,6 +19,7 @@ use crate::control::events::Event;
 use crate::dataplane::frame::MemoryFrame;
 use crate::dataplane::inject::Injector;
 use crate::dataplane::kernel::{AtPort, KernelTables};
+use crate::lfib::NextHops;
 use crate::neighbour::addresses::Addresses;
 use crate::neighbour::links::Links;
 use crate::neighbour::routes::KernelRoutes;
@@ -43,6 +45,7 @@ pub struct View<'a> {
     pub links: &'a Links,
     pub addresses: &'a Addresses,
     pub routes: &'a KernelRoutes,
+    pub next_hops: &'a NextHops,
     pub source_v4: Option<Ipv4Addr>,
     pub source_v6: Option<Ipv6Addr>,
 }
@@ -99,6 +102,26 @@ impl World for View<'_> {
             Some(vrf) => table == vrf.table,
             None => !self.links.is_vrf_table(table),
         })
+    }
+
+    fn is_own_address(&self, address: IpAddr) -> bool {
+        self.addresses.has(address)
+    }
+
+    fn is_own_prefix(&self, port: u16, prefix: IpNet) -> bool {
+        let vrf = self.vrf(port);
+        self.addresses
+            .is_own_prefix(prefix, |ifindex| self.links.vrf(ifindex) == vrf)
+    }
+
+    fn next_hop_address(&self, adjacency: u16) -> Option<IpAddr> {
+        let (_, next_hop) = self.next_hops.at_slot(adjacency)?;
+        next_hop.via.address()
+    }
+
+    fn time_since_epoch(&self) -> Duration {
+        // A clock before 1970 is wrong anyway.
+        SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
     }
 }
 

@@ -1340,6 +1340,7 @@ impl Daemon {
             links: self.switch.links(),
             addresses: self.switch.addresses(),
             routes: self.switch.kernel_routes(),
+            next_hops: self.switch.next_hops(),
             source_v4: config.icmp_source_v4,
             source_v6: config.icmp_source_v6,
         };

@@ -75,6 +75,15 @@ impl Addresses {
         networks.map(|own| own.ifindex)
     }
 
+    /// Whether `prefix` is the network of an address of this machine, or such an address alone, on an interface for
+    /// which `choose` is true. Loopback networks do not count.
+    pub fn is_own_prefix(&self, prefix: IpNet, choose: impl Fn(u32) -> bool) -> bool {
+        self.addresses.keys().any(|own| {
+            let is_it = own.address.trunc() == prefix || IpNet::from(own.address.addr()) == prefix;
+            is_it && is_reachable(own.address.addr()) && choose(own.ifindex)
+        })
+    }
+
     /// Whether `address` is the broadcast address of one of this machine's networks, on an interface for which `choose`
     /// is true. Networks of one or two addresses have none (RFC 3021).
     pub fn is_broadcast(&self, address: IpAddr, choose: impl Fn(u32) -> bool) -> bool {
@@ -133,6 +142,36 @@ mod tests {
             Some(ip("2001:db8::1"))
         );
         assert_eq!(addresses.source(4, ip("192.0.2.1"), anywhere), Some(ip("10.0.0.1")));
+    }
+
+    #[test]
+    fn own_prefixes_are_networks_and_addresses_that_others_can_reach() {
+        let mut addresses = Addresses::default();
+        for (ifindex, text) in [
+            (1, "127.0.0.1/8"),
+            (2, "10.0.0.1/24"),
+            (1, "192.0.2.4/32"),
+            (3, "2001:db8::1/64"),
+        ] {
+            addresses.handle(&Event::Address(address(ifindex, text)));
+        }
+        for (prefix, is_own) in [
+            ("10.0.0.0/24", true),
+            ("10.0.0.1/32", true),
+            ("192.0.2.4/32", true),
+            ("2001:db8::/64", true),
+            ("10.0.0.2/32", false),
+            ("10.0.0.0/16", false),
+            ("127.0.0.0/8", false),
+            ("0.0.0.0/0", false),
+        ] {
+            assert_eq!(
+                addresses.is_own_prefix(prefix.parse().unwrap(), anywhere),
+                is_own,
+                "{prefix}"
+            );
+        }
+        assert!(!addresses.is_own_prefix("10.0.0.0/24".parse().unwrap(), |ifindex| ifindex != 2));
     }
 
     #[test]

@@ -20,7 +20,7 @@ use crate::slowpath::IcmpVia;
 const OWN: Mac = Mac([2, 0, 0, 0, 0, 0]);
 const OWN_PORT: PortWord = PortWord::new(OWN, PortWord::IMPOSE | PortWord::LOCAL);
 /// A TTL high enough for the hops within this machine.
-const UNEXPIRED: u8 = 255;
+pub(super) const UNEXPIRED: u8 = 255;
 
 /// An answer could not be sent.
 enum Unsent {
@@ -153,6 +153,19 @@ impl Answerer {
         }
     }
 
+    /// Sends an IP packet of this machine, in answer to one that arrived at port `arrived`. Returns whether that worked.
+    pub(super) fn send_own<T: PortView>(
+        &mut self,
+        packet: &[u8],
+        arrived: u16,
+        tables: &T,
+        emit: &mut Emit<'_>,
+    ) -> bool {
+        self.packet.clear();
+        self.packet.extend(packet);
+        self.send_by_ip(arrived, tables, emit).is_ok()
+    }
+
     /// Sends the answer as this machine's own packet: by the FTN, or else as the kernel routes it.
     fn send_by_ip<T: PortView>(&mut self, arrived: u16, tables: &T, emit: &mut Emit<'_>) -> Result<(), Unsent> {
         let ethertype = match self.packet.first() {
@@ -206,7 +219,7 @@ fn has_ftn_entry<T: PortView>(tables: &T, destination: IpAddr) -> bool {
 }
 
 /// Changes each entry of a stack except entropy labels, whose TTL must stay zero (RFC 6790 section 4.2).
-fn set_entries(stack: &mut [u8], change: impl Fn(Lse) -> Lse) {
+pub(super) fn set_entries(stack: &mut [u8], change: impl Fn(Lse) -> Lse) {
     let mut is_entropy = false;
     for bytes in stack.as_chunks_mut().0 {
         let lse = Lse::from_bytes(*bytes);

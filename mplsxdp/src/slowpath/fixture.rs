@@ -1,8 +1,9 @@
 //! A machine in memory for tests and fuzzing: its tables, ports and routes.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::time::Duration;
 
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use mplsxdp_common::abi::{Adjacency, Domain, LabelStack, Op, PortWord, RouteEntry, Settings, TtlMode, TtlPropagate};
 use mplsxdp_common::wire::{ETH_P_MPLS_UC, Label, Lse, Mac};
 
@@ -58,6 +59,36 @@ impl World for MemoryWorld {
     fn has_specific_route(&self, _port: u16, destination: IpAddr) -> bool {
         self.routes.iter().any(|route| route.contains(&destination))
     }
+
+    fn is_own_address(&self, address: IpAddr) -> bool {
+        address == OWN_V4 || address == OWN_V6
+    }
+
+    fn is_own_prefix(&self, _port: u16, prefix: IpNet) -> bool {
+        let networks: [IpNet; 2] = [
+            Ipv4Net::new_assert(OWN_V4, 24).into(),
+            Ipv6Net::new_assert(OWN_V6, 64).into(),
+        ];
+        let mut networks = networks.iter();
+        networks.any(|own| own.trunc() == prefix || IpNet::from(own.addr()) == prefix)
+    }
+
+    fn next_hop_address(&self, adjacency: u16) -> Option<IpAddr> {
+        (adjacency != NARROW).then(|| next_hop_v4(adjacency).into())
+    }
+
+    fn time_since_epoch(&self) -> Duration {
+        NOW
+    }
+}
+
+/// The time of day.
+pub const NOW: Duration = Duration::from_millis(1_000_000_500);
+
+/// The address of a next hop. [`NARROW`] has none.
+pub fn next_hop_v4(adjacency: u16) -> Ipv4Addr {
+    let [high, low] = adjacency.to_be_bytes();
+    Ipv4Addr::new(10, 0, high, low)
 }
 
 impl MemoryWorld {

@@ -14,6 +14,8 @@ use super::fixture::{
     reassembled,
 };
 use super::icmp::{self, Addresses, Error, Message, QUOTED};
+use super::oam::message::{Header, REPLY, Tlv};
+use super::oam::udp::Datagram;
 use super::outcome::Outcome;
 use super::packet::{Parts, is_labelled};
 use super::{Action, Emit, IcmpVia, Options, Rate, Received, SlowPath};
@@ -213,7 +215,8 @@ impl Run {
             let rises = outcomes.iter().map(|&outcome| after.get(outcome) - before.get(outcome));
             rises.sum()
         };
-        let answered = rise(&[Outcome::TimeExceeded, Outcome::HostUnreachable, Outcome::TooBigAnswered]);
+        let replied = rise(&[Outcome::LspPingAnswered]);
+        let answered = replied + rise(&[Outcome::TimeExceeded, Outcome::HostUnreachable, Outcome::TooBigAnswered]);
         let passed_on = rise(&[
             Outcome::Forwarded,
             Outcome::Released,
@@ -229,7 +232,9 @@ impl Run {
             }
             (fragmented, others) => assert!(sent.len() as u64 >= fragmented * 2 + others),
         }
-        if passed_on + fragmented == 0 {
+        if replied > 0 {
+            sent.iter().for_each(|packet| check_reply(packet));
+        } else if passed_on + fragmented == 0 {
             for packet in sent {
                 self.check_answer(&packet);
             }
@@ -293,6 +298,15 @@ impl Run {
         let sum: u64 = outcomes.map(|&outcome| self.slow_path.counters().get(outcome)).sum();
         assert_eq!(sum + self.slow_path.held() as u64, self.received);
     }
+}
+
+/// Checks that this is an MPLS echo reply that can be read.
+fn check_reply(packet: &[u8]) {
+    let datagram = Datagram::read(packet).expect("a right datagram");
+    assert!(datagram.source.ip() == OWN_V4 || datagram.source.ip() == OWN_V6);
+    let (header, tlvs) = Header::read(datagram.payload).expect("a header");
+    assert_eq!(header.kind, REPLY);
+    Tlv::read_all(tlvs).expect("right TLVs");
 }
 
 /// A message that can be parsed can be built again, and a message built from any packet and any stack can be parsed.

@@ -3,7 +3,7 @@
 //!
 //! It does not rely on the reason for which a frame came up: `ask` runs the forwarding core on a copy of it, so that
 //! changes in the meantime count (such as a MAC address that is known by now). `answer` sends ICMP errors, which
-//! [`icmp`] builds if `packet` allows them and `limit` has room; `too_big` fragments; `hold` keeps frames for next
+//! [`icmp`] builds if `packet` allows them and `limit` has room; [`oam`] answers MPLS echo requests; `too_big` fragments; `hold` keeps frames for next
 //! hops; [`unknown`] tracks the labels without a route; [`outcome`] counts.
 
 mod answer;
@@ -15,6 +15,7 @@ pub mod fuzz;
 mod hold;
 pub mod icmp;
 mod limit;
+pub mod oam;
 pub mod outcome;
 pub mod packet;
 #[cfg(test)]
@@ -25,9 +26,10 @@ pub mod xsk;
 
 use std::convert::identity;
 use std::net::IpAddr;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use clap::ValueEnum;
+use ipnet::IpNet;
 use mplsxdp_common::abi::Reason;
 use mplsxdp_common::forward::{self, PortView as _, Verdict};
 use serde::{Deserialize, Serialize};
@@ -39,6 +41,7 @@ use ask::{Answer, ask_of_any_length, ask_of_received};
 use hold::{Held, Hold};
 use icmp::Error;
 pub use limit::Rate;
+use oam::responder::{Responder, is_request};
 use outcome::{Counters, Outcome};
 use too_big::Remedy;
 use unknown::UnknownLabels;
@@ -75,6 +78,18 @@ pub trait World {
     /// Whether the kernel has a route to `destination`, other than a default route, for a packet that arrived at
     /// `port`.
     fn has_specific_route(&self, port: u16, destination: IpAddr) -> bool;
+
+    /// Whether `address` is one of this machine's.
+    fn is_own_address(&self, address: IpAddr) -> bool;
+
+    /// Whether `prefix` is the network of an address of this machine, or such an address alone, in the VRF of `port`.
+    fn is_own_prefix(&self, port: u16, prefix: IpNet) -> bool;
+
+    /// The address of the next hop in this slot of the adjacency table. `None` if it has none but a MAC address.
+    fn next_hop_address(&self, adjacency: u16) -> Option<IpAddr>;
+
+    /// The time of day, since the Unix epoch.
+    fn time_since_epoch(&self) -> Duration;
 }
 
 /// Carries out an action. Returns whether that worked; what happens to the packet later is not known.
@@ -140,6 +155,7 @@ impl Default for Options {
 #[derive(Debug)]
 pub struct SlowPath {
     answerer: Answerer,
+    responder: Responder,
     hold: Hold,
     unknown: UnknownLabels,
     counters: Counters,
@@ -153,6 +169,7 @@ impl SlowPath {
     pub fn new(options: Options) -> Self {
         Self {
             answerer: Answerer::new(options),
+            responder: Responder::default(),
             hold: Hold::new(options.hold_frames),
             unknown: UnknownLabels::default(),
             counters: Counters::default(),
@@ -326,6 +343,8 @@ impl SlowPath {
             }
             Verdict::Pass => self.deliver(received, emit),
             Verdict::Exception(reason) => match reason {
+                // RFC 8029 section 4.3: a traceroute of the LSP.
+                Reason::TtlExpired if is_echo_request(received) => self.respond(received, world, now, emit),
                 Reason::TtlExpired => {
                     let answered = self.answerer.answer(Error::TimeExceeded, received, world, now, emit);
                     answered.map_or_else(identity, |()| Outcome::TimeExceeded)
@@ -340,14 +359,18 @@ impl SlowPath {
                     {
                         emit(Action::Report(report));
                     }
-                    Outcome::UnknownLabel
+                    // The sender learns where its LSP ends.
+                    match is_echo_request(received) {
+                        true => self.respond(received, world, now, emit),
+                        false => Outcome::UnknownLabel,
+                    }
                 }
                 Reason::TooBig => self.too_big(received, world, now, emit),
                 // The route was added in the meantime; the kernel handles the frame if it can.
                 Reason::PassRoute if self.scratch.trimmed() > 0 => Outcome::Trimmed,
                 Reason::PassRoute => self.pass(received, emit),
                 Reason::Oam => Outcome::Oam,
-                Reason::LspPing => Outcome::LspPing,
+                Reason::LspPing => self.respond(received, world, now, emit),
                 Reason::Malformed | Reason::ImplicitNull | Reason::SpecialLabel => Outcome::Malformed,
                 // An alert beneath an alert is malformed, which `ask` has reported.
                 Reason::PortDisabled
@@ -366,6 +389,11 @@ impl SlowPath {
             },
         };
         self.end(received, &answer, outcome, emit);
+    }
+
+    /// Answers an MPLS echo request.
+    fn respond<W: World>(&mut self, received: Received<'_>, world: &W, now: Instant, emit: &mut Emit<'_>) -> Outcome {
+        self.responder.respond(received, world, &mut self.answerer, now, emit)
     }
 
     /// Sends an ICMP error to the source of a frame that is larger than the next hop's MTU, or forwards it in
@@ -439,6 +467,12 @@ fn resolve(adjacency: u16, backup: Option<u16>, emit: &mut Emit<'_>) {
     for adjacency in std::iter::once(adjacency).chain(backup) {
         emit(Action::Resolve { adjacency });
     }
+}
+
+/// Whether the packet in the frame is an MPLS echo request.
+fn is_echo_request(received: Received<'_>) -> bool {
+    let parts = packet::Parts::of(received.frame);
+    parts.is_some_and(|parts| is_request(parts.payload, received.trimmed))
 }
 
 fn of_held(held: &Held) -> Received<'_> {

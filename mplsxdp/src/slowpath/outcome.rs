@@ -67,7 +67,11 @@ outcomes! {
     RouterAlert, "router-alert";
     #[doc = "Dropped: OAM and G-ACh labels are not supported."]
     Oam, "oam";
-    #[doc = "Dropped: MPLS echo requests are not answered."]
+    #[doc = "Answered by an MPLS echo reply."]
+    LspPingAnswered, "lsp-ping-answered";
+    #[doc = "Dropped without an answer: the rate limit of MPLS echo replies."]
+    LspPingLimited, "lsp-ping-limited";
+    #[doc = "Dropped without an answer: not an MPLS echo request that wants a reply, or not from a host."]
     LspPing, "lsp-ping";
     #[doc = "Dropped: the slow path got only part of the frame."]
     Trimmed, "trimmed";

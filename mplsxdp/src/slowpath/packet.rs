@@ -221,6 +221,14 @@ fn read_v4(payload: &[u8], trimmed: usize) -> Option<Offender<'_>> {
     })
 }
 
+/// Whether the address can be that of a single host that an answer can go to.
+pub fn is_one_host(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(address) => is_one_host_v4(address),
+        IpAddr::V6(address) => is_one_host_v6(address),
+    }
+}
+
 /// Whether the address can be that of one host: not of this network (0/8), loopback, multicast, class E or broadcast.
 /// Broadcast addresses of remote networks cannot be known here.
 fn is_one_host_v4(address: Ipv4Addr) -> bool {

@@ -14,6 +14,8 @@ use super::packet::{Parts, entries};
 use super::*;
 use crate::dataplane::Tables as _;
 
+mod lsp_ping;
+
 const HOST_V4: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 2);
 const HOST_V6: &str = "2001:db8::2";
 /// Within the FTN of the fixture.

@@ -49,7 +49,7 @@ use crate::feeds::TtlDefaults;
 use crate::kernel::{self, LocalRoute};
 use crate::lfib::counters::{CountedAt, Total};
 use crate::lfib::next_hops::Position;
-use crate::lfib::{Budget, Change, Lfib, Remains};
+use crate::lfib::{Budget, Change, Lfib, NextHops, Remains};
 use crate::neighbour::addresses::Addresses;
 use crate::neighbour::links::Links;
 use crate::neighbour::resolver::Resolver;
@@ -480,6 +480,10 @@ impl<T: Tables> Switch<T> {
 
     pub fn kernel_routes(&self) -> &KernelRoutes {
         &self.kernel_routes
+    }
+
+    pub fn next_hops(&self) -> &NextHops {
+        self.lfib.next_hops()
     }
 
     /// The interface for this machine's own packets.

@@ -1,7 +1,7 @@
 //! Runs cases on the host: the forwarding core on memory, and the slow path for the exceptions.
 
 use std::net::IpAddr;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
 use mplsxdp::dataplane::frame::MemoryFrame;
@@ -219,6 +219,22 @@ impl World for Here<'_> {
             .iter()
             .filter_map(|route| route.parse::<IpNet>().ok());
         routes.into_iter().any(|route| route.contains(&destination))
+    }
+
+    fn is_own_address(&self, address: IpAddr) -> bool {
+        address == OWN_V4 || address == OWN_V6
+    }
+
+    fn is_own_prefix(&self, _port: u16, prefix: IpNet) -> bool {
+        prefix == IpNet::from(IpAddr::from(OWN_V4)) || prefix == IpNet::from(IpAddr::from(OWN_V6))
+    }
+
+    fn next_hop_address(&self, _adjacency: u16) -> Option<IpAddr> {
+        None
+    }
+
+    fn time_since_epoch(&self) -> Duration {
+        Duration::ZERO
     }
 }
 

@@ -19,7 +19,7 @@ pub const PRECEDENCE: u8 = 6;
 pub const QUOTED: usize = 128;
 
 /// DS field: class selector 6, the successor of that precedence (RFC 2474 section 4.2.2).
-const DS_FIELD: u8 = PRECEDENCE << 5;
+pub(super) const DS_FIELD: u8 = PRECEDENCE << 5;
 /// Longest ICMPv4 error (RFC 1812 section 4.3.2.3).
 const LONGEST_V4: usize = 576;
 /// Longest ICMPv6 error: the minimum link MTU (RFC 4443 section 2.4 (c)).

@@ -299,6 +299,22 @@ impl World for OneBox<'_> {
     fn has_specific_route(&self, _port: u16, _destination: IpAddr) -> bool {
         false
     }
+
+    fn is_own_address(&self, _address: IpAddr) -> bool {
+        false
+    }
+
+    fn is_own_prefix(&self, _port: u16, _prefix: IpNet) -> bool {
+        false
+    }
+
+    fn next_hop_address(&self, _adjacency: u16) -> Option<IpAddr> {
+        None
+    }
+
+    fn time_since_epoch(&self) -> Duration {
+        Duration::ZERO
+    }
 }
 
 /// Generates frames while `slow_path` runs in a thread of its own, which returns how many it had and when the last

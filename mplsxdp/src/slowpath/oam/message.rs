@@ -184,11 +184,11 @@ impl Message {
     }
 
     pub fn fecs(&self) -> &[Fec] {
-        let stacks = self.tlvs.iter().filter_map(|tlv| match tlv {
+        let mut stacks = self.tlvs.iter().filter_map(|tlv| match tlv {
             Tlv::FecStack(fecs) => Some(&fecs[..]),
             _ => None,
         });
-        stacks.last().unwrap_or_default()
+        stacks.next_back().unwrap_or_default()
     }
 
     pub fn downstreams(&self) -> impl Iterator<Item = &Downstream> {

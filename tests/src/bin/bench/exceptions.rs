@@ -304,7 +304,7 @@ impl World for OneBox<'_> {
         false
     }
 
-    fn is_own_prefix(&self, _port: u16, _prefix: IpNet) -> bool {
+    fn is_own_prefix(&self, _port: u16, _prefix: ipnet::IpNet) -> bool {
         false
     }
 

@@ -13,7 +13,7 @@
 //! neighbour                     next hops to MAC addresses
 //! rtnl                          routes as netlink messages describe them
 //! dataplane route               the tables and the programs; what a route is
-//! error log strict text         errors as people read them; lines on standard error; serde, strictly and by text
+//! error http log strict text    errors as people read them; HTTP; lines on standard error; serde, strictly and by text
 //! descriptors directory privileges   limits; who can change directories; what the process may still do
 //! ```
 
@@ -29,6 +29,7 @@ pub mod error;
 pub mod feeds;
 #[cfg(any(test, feature = "test-support"))]
 pub mod fuzz;
+mod http;
 pub mod kernel;
 pub mod lfib;
 pub mod log;

@@ -10,6 +10,8 @@ use mplsxdp::dataplane::release::{OLDEST, Release};
 
 use crate::{End, Lab, link, rig, virtio};
 
+/// Browsers that need no screen, in Debian's packages of the same names.
+const BROWSERS: [&str; 2] = ["chromium-headless-shell", "chromium"];
 /// Names the directory of Prometheus' programs, which need not be installed.
 const PROMETHEUS_VARIABLE: &str = "MPLSXDP_PROMETHEUS";
 /// Names the Python interpreter to use.
@@ -22,6 +24,8 @@ pub enum Need {
     Lab,
     /// A program, and the Debian package that has it.
     Program(&'static str, &'static str),
+    /// The program of [`browser`].
+    Browser,
     /// The programs of [`prometheus`].
     Prometheus,
     /// A module of [`python`].
@@ -56,10 +60,12 @@ impl Need {
                 .clone()
             }
             Self::Program(program, package) => {
-                let path = env::var_os("PATH").unwrap_or_default();
-                let found = env::split_paths(&path).any(|directory| directory.join(program).exists());
-                (!found).then(|| format!("no {program}: install {package}"))
+                (!is_installed(program)).then(|| format!("no {program}: install {package}"))
             }
+            Self::Browser => match browser() {
+                Some(_) => None,
+                None => Some(format!("no browser: install {}", BROWSERS[0])),
+            },
             Self::Prometheus => match prometheus("promtool").arg("--version").output() {
                 Ok(_) => None,
                 Err(error) => Some(format!(
@@ -103,6 +109,16 @@ impl Need {
             Self::Virtio => virtio::missing(),
         }
     }
+}
+
+fn is_installed(program: &str) -> bool {
+    let path = env::var_os("PATH").unwrap_or_default();
+    env::split_paths(&path).any(|directory| directory.join(program).exists())
+}
+
+/// A browser that needs no screen.
+pub fn browser() -> Option<&'static str> {
+    BROWSERS.into_iter().find(|browser| is_installed(browser))
 }
 
 /// A program of Prometheus: the one that xtask has fetched, or else the system's.

@@ -289,6 +289,7 @@ fn test(filter: Option<&str>, guest: bool) -> Result<()> {
     let python = setup::python();
     let mut own = vec![(PROGRAM_VARIABLE, mplsxdp.as_path())];
     own.extend(python.as_deref().map(|python| (PYTHON_VARIABLE, python)));
+    setup::browser();
     let prometheus = setup::prometheus();
     own.extend(prometheus.as_deref().map(|directory| (PROMETHEUS_VARIABLE, directory)));
     let mut command = cargo("test");

@@ -46,6 +46,8 @@ const HEADERS: [(&str, &str); 2] = [("libelf.h", "libelf-dev"), ("zlib.h", "zlib
 /// Debian's compiler, its core for BPF, and its clippy for `cargo xtask lint`.
 const COMPILER_PACKAGES: [&str; 3] = ["rustc-web", "libstd-rust-web-dev-bpf", "rust-web-clippy"];
 
+/// A browser, and its Debian package.
+const BROWSER: &str = "chromium-headless-shell";
 /// The client on PyPI that tests use with the control socket.
 const VARLINK: &str = "varlink";
 const VARLINK_VERSION: &str = "31.0.0";
@@ -157,6 +159,21 @@ pub fn python() -> Option<PathBuf> {
             eprintln!("warning: no varlink client for Python: {error:#}");
             None
         }
+    }
+}
+
+/// Installs a browser without a screen, by which a test looks at the page of `mplsxdp web`. If it is not available, the
+/// test is skipped.
+pub fn browser() {
+    if is_installed(BROWSER) || is_installed("chromium") {
+        return;
+    }
+    let installed = match has_apt() {
+        true => apt_update().and_then(|()| apt_install(&[BROWSER])),
+        false => Err(anyhow!("no apt to install {BROWSER} by")),
+    };
+    if let Err(error) = installed {
+        eprintln!("warning: no browser: {error:#}");
     }
 }
 

@@ -2,6 +2,7 @@
 //! iproute2 does.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::error::{ContextKind, ContextValue};
@@ -9,7 +10,7 @@ use clap::{ArgAction, ArgMatches, Args, FromArgMatches, Parser, Subcommand, Valu
 use serde_json::Value;
 
 use super::monitor::{self, Timestamp};
-use super::{config, link, route, sync, xconnect};
+use super::{config, link, route, sync, web, xconnect};
 use crate::config::Options;
 use crate::route::{Source, line};
 
@@ -193,6 +194,12 @@ pub enum Command {
         /// With `rate`: the time between two rates, 0.1 to 3600 [default: 1].
         #[arg(long, value_name = "SECONDS")]
         interval: Option<f64>,
+    },
+    /// A page for browsers that shows an instance live; it can change nothing.
+    Web {
+        /// The address and port to serve it at. At an address other than loopback, everybody who reaches it can read.
+        #[arg(long, value_name = "ADDRESS:PORT", default_value = web::LISTEN)]
+        listen: SocketAddr,
     },
     /// The sources of routes that the instance follows.
     #[command(after_help = sync::HELP)]

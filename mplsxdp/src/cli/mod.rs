@@ -18,6 +18,7 @@ mod route;
 mod status;
 mod sync;
 mod unload;
+mod web;
 mod xconnect;
 
 use std::collections::HashSet;
@@ -204,6 +205,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
 fn command_of(command: Command, session: &mut Session) -> Result<(), Failure> {
     match command {
         Command::Monitor { words, interval } => monitor::monitor(&words, interval, session),
+        Command::Web { listen } => web::web(session, listen),
         Command::Load(_) | Command::Doctor(_) | Command::Generate { .. } => Err(Failure::Usage(
             "`load`, `doctor` and `generate` are not for a batch".into(),
         )),
@@ -292,8 +294,8 @@ fn batch_line(line: &str, session: &mut Session) -> Result<(), Failure> {
     }
     let command = match command {
         None => return Err(Failure::Usage("no command".into())),
-        Some(Command::Monitor { .. }) => {
-            let reason = "`monitor` does not end, so it is not for a batch";
+        Some(Command::Monitor { .. } | Command::Web { .. }) => {
+            let reason = "`monitor` and `web` do not end, so they are not for a batch";
             return Err(Failure::Usage(reason.into()));
         }
         Some(command) => command,

@@ -47,6 +47,7 @@ mod untouched;
 mod virtio;
 mod vlan;
 mod vrf;
+mod web;
 mod xconnect;
 
 use anyhow::Result;
@@ -103,6 +104,7 @@ fn main() -> Result<()> {
         pseudowire::tests(),
         attachment::tests(),
         vrf::tests(),
+        web::tests(),
         devices::tests(),
         capture::tests(),
         checksum::tests(),

@@ -1,7 +1,6 @@
-//! Serves metrics by HTTP, on a thread of its own. Clients are bounded in number, time and size, so none holds up another,
-//! and snapshots in their frequency, so that all clients together do not keep the event loop busy.
+//! Serves metrics by HTTP, on a thread of its own. Snapshots are bounded in their frequency, so that all clients together do
+//! not keep the event loop busy.
 
-use std::convert::Infallible;
 use std::io;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -9,33 +8,20 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::thread;
 use std::time::Duration;
 
-use http_body_util::Full;
-use hyper::body::{Bytes, Incoming};
-use hyper::header::{ACCEPT, ALLOW, CONTENT_TYPE, HeaderValue};
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
-use hyper::{Method, Request, Response, StatusCode};
-use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::io::{AsyncRead, AsyncWrite};
+use bytes::Bytes;
+use hyper::StatusCode;
+use hyper::header::ACCEPT;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{Mutex, mpsc};
-use tokio::task::JoinSet;
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use tokio_util::sync::CancellationToken;
-use tracing::{error, info, warn};
+use tracing::{error, info};
 
 use super::address::Clients;
 use super::listener::{Listener, client};
 use super::{Format, Source};
-use crate::descriptors::Shortage;
+use crate::http::{self, Request, Response};
 
-/// Connections at once. If there are more, the oldest one ends.
-const CONNECTIONS: usize = 8;
-/// For a request's head, which is also bounded in size.
-const HEAD_TIME: Duration = Duration::from_secs(5);
-const HEAD_BYTES: usize = 16 << 10;
-/// For one connection, which has one request.
-const CONNECTION_TIME: Duration = Duration::from_secs(30);
 /// Snapshots begin at most this often. Requests that wait together share one.
 const INTERVAL: Duration = Duration::from_millis(100);
 /// How often the event loop is probed.
@@ -105,97 +91,48 @@ struct Written {
 
 impl Exporter {
     async fn serve(self: Arc<Self>, listener: &Listener) -> io::Result<()> {
+        let answer = {
+            let exporter = Arc::clone(&self);
+            move |request: Request| {
+                let exporter = Arc::clone(&exporter);
+                async move { exporter.answer(&request).await }
+            }
+        };
         match listener {
             Listener::Unix(listener, _) => {
                 let listener = UnixListener::from_std(listener.try_clone()?)?;
-                self.serve_each(async || Ok((listener.accept().await?.0, None))).await
+                http::serve(async || Ok(Some(listener.accept().await?.0)), answer).await;
             }
             Listener::Tcp(listener) => {
                 let listener = TcpListener::from_std(listener.try_clone()?)?;
-                self.serve_each(async || {
+                let accept = async || {
                     let (stream, address) = listener.accept().await?;
-                    Ok((stream, Some(client(address))))
-                })
-                .await
-            }
-        }
-    }
-
-    /// `accept` returns a connection, and the address at its other end if it has one.
-    async fn serve_each<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
-        self: Arc<Self>,
-        accept: impl AsyncFn() -> io::Result<(S, Option<IpAddr>)>,
-    ) -> io::Result<()> {
-        let mut connections = JoinSet::new();
-        let mut open = Vec::new();
-        loop {
-            let accepted = tokio::select! {
-                biased;
-                Some(_) = connections.join_next() => continue,
-                accepted = accept() => accepted,
-            };
-            match accepted {
-                Ok((stream, address)) => {
-                    if address.is_some_and(|address| !self.allows(address)) {
+                    let is_allowed = self.allows(client(address));
+                    if !is_allowed {
                         self.source.refused.fetch_add(1, Relaxed);
-                        continue;
                     }
-                    open.retain(|connection: &tokio::task::AbortHandle| !connection.is_finished());
-                    if open.len() >= CONNECTIONS {
-                        open.remove(0).abort();
-                    }
-                    open.push(connections.spawn(timeout(CONNECTION_TIME, Arc::clone(&self).converse(stream))));
-                }
-                Err(error) => {
-                    let hint = Shortage::of(&error).map(|shortage| format!(": {shortage}"));
-                    warn!("metrics: cannot accept a client: {error}{}", hint.unwrap_or_default());
-                    sleep(INTERVAL).await;
-                }
+                    Ok(is_allowed.then_some(stream))
+                };
+                http::serve(accept, answer).await;
             }
         }
+        Ok(())
     }
 
     fn allows(&self, client: IpAddr) -> bool {
         client.is_loopback() || self.allowed.iter().any(|clients| clients.include(client))
     }
 
-    async fn converse(self: Arc<Self>, stream: impl AsyncRead + AsyncWrite + Unpin) {
-        let answer = service_fn(|request| {
-            let exporter = Arc::clone(&self);
-            async move { Ok::<_, Infallible>(exporter.answer(&request).await) }
-        });
-        let connection = http1::Builder::new()
-            .timer(TokioTimer::new())
-            .header_read_timeout(HEAD_TIME)
-            .max_buf_size(HEAD_BYTES)
-            .keep_alive(false)
-            .serve_connection(TokioIo::new(stream), answer);
-        // A client that goes away, or sends something else, concerns nobody.
-        let _ = connection.await;
-    }
-
-    async fn answer(&self, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+    async fn answer(&self, request: &Request) -> Response {
         if request.uri().path() != PATH {
-            return plain(StatusCode::NOT_FOUND, format!("not found: the metrics are at {PATH}\n"));
-        }
-        if !matches!(*request.method(), Method::GET | Method::HEAD) {
-            let mut response = plain(StatusCode::METHOD_NOT_ALLOWED, "the metrics can only be read\n".into());
-            response
-                .headers_mut()
-                .insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
-            return response;
+            return http::plain(StatusCode::NOT_FOUND, format!("not found: the metrics are at {PATH}\n"));
         }
         let accept = request.headers().get_all(ACCEPT).iter();
         let accept: Vec<_> = accept.filter_map(|value| value.to_str().ok()).collect();
         let format = Format::of(&accept.join(","));
         match self.metrics(format).await {
-            Ok(text) => {
-                let mut response = Response::new(Full::new(Bytes::from_owner(Shared(text))));
-                let content_type = HeaderValue::from_static(format.content_type());
-                response.headers_mut().insert(CONTENT_TYPE, content_type);
-                response
-            }
-            Err(error) => plain(StatusCode::SERVICE_UNAVAILABLE, format!("{error}\n")),
+            Ok(text) => http::of_type(format.content_type(), Bytes::from_owner(Shared(text))),
+            Err(error) => http::plain(StatusCode::SERVICE_UNAVAILABLE, format!("{error}\n")),
         }
     }
 
@@ -234,14 +171,6 @@ impl AsRef<[u8]> for Shared {
     }
 }
 
-fn plain(status: StatusCode, text: String) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::new(Bytes::from(text)));
-    *response.status_mut() = status;
-    let content_type = HeaderValue::from_static("text/plain; charset=utf-8");
-    response.headers_mut().insert(CONTENT_TYPE, content_type);
-    response
-}
-
 #[cfg(test)]
 mod tests {
     use std::io::{Read as _, Write as _};
@@ -252,6 +181,7 @@ mod tests {
     use crate::control::Call;
     use crate::control::access::Groups;
     use crate::control::api::{Reply, Request, Stats};
+    use crate::http::{CONNECTIONS, HEAD_BYTES};
 
     /// A switch that has forwarded nothing, and counts the snapshots.
     fn switch() -> (mpsc::Sender<Call>, Arc<AtomicUsize>, thread::JoinHandle<()>) {

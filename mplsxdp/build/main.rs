@@ -1,8 +1,9 @@
-//! Compiles the XDP program, so that it can be embedded.
+//! Compiles the XDP programs, so that they can be embedded.
 
 mod embed;
 mod toolchain;
 
 fn main() {
     embed::embed("mplsxdp");
+    embed::embed("capture");
 }

@@ -79,6 +79,32 @@ fn within_budget(mode: TtlMode) {
     }
 }
 
+/// The programs that capture are verified too, whatever the settings. Nobody waits long for one.
+#[test]
+fn the_verifier_accepts_the_programs_that_capture() {
+    let loader = loader(DEFAULT).with_police(Police::new(1000, 100));
+    let _maps = loader.begin_capture().unwrap();
+    for mode in [TtlMode::Uniform, TtlMode::Pipe, TtlMode::Linux] {
+        for (unknown, checksum) in [
+            (UnknownPolicy::Punt, Checksum::Finish),
+            (UnknownPolicy::Drop, Checksum::Trust),
+            (UnknownPolicy::Pass, Checksum::Punt),
+        ] {
+            for frags in [false, true] {
+                let settings = Settings::new(7, mode, 255, true, true)
+                    .with_unknown(unknown)
+                    .with_checksum(checksum)
+                    .with_frags(frags)
+                    .with_native_frags(frags);
+                let program = loader.capturing_program(settings).unwrap();
+                assert!(program.captures());
+            }
+        }
+    }
+    loader.end_capture();
+    assert!(loader.pins().open(map::CAPTURE).is_err());
+}
+
 /// What a variant whose name ends so is counted in: it depends on the processor, which the verifier's work does not.
 const MACHINE_CODE: &str = ", machine code";
 

@@ -265,6 +265,19 @@ fn exception() -> Exception {
     }
 }
 
+fn captured_frame() -> CapturedFrame {
+    CapturedFrame {
+        time: "2026-12-01T12:30:00.000000123Z".into(),
+        ifname: "eth1".into(),
+        direction: Direction::In,
+        verdict: "forwarded".into(),
+        other: Some("eth2".into()),
+        reason: Some("ttl-expired".into()),
+        length: 62,
+        data: "AQIDBA==".into(),
+    }
+}
+
 fn link_rate() -> LinkRate {
     LinkRate {
         ifname: "eth1".into(),
@@ -523,6 +536,8 @@ fn types() {
     agree_on_type(&mut seen, "LinkRate", &link_rate());
     agree_on_type(&mut seen, "ReasonRate", &ReasonRate::default());
     agree_on_enum(&mut seen, "EventKind", EventKind::ALL);
+    agree_on_type(&mut seen, "CapturedFrame", &captured_frame());
+    agree_on_enum(&mut seen, "Direction", &[Direction::In, Direction::Out]);
     let changes = [EventChange::Added, EventChange::Changed, EventChange::Deleted];
     agree_on_enum(&mut seen, "EventChange", &changes);
     agree_on_enum(&mut seen, "Checksum", &[Checksum::Finish, Checksum::Trust]);
@@ -734,6 +749,17 @@ fn methods() {
         events: vec![event()],
     };
     method!("Monitor", monitor, events);
+    let capture = Capture {
+        reasons: Some(vec![name()]),
+        ifname: Some(name()),
+        label: Some(100),
+        sample: Some(1000),
+    };
+    let frames = Frames {
+        lost: Some(1),
+        frames: vec![captured_frame()],
+    };
+    method!("Capture", capture, frames);
     method!("Confirm", Nothing {}, Nothing {});
     method!("Upgrade", Nothing {}, Nothing {});
     method!("Unload", Nothing {}, Nothing {});
@@ -774,7 +800,7 @@ fn errors() {
     let idl = definition();
     let key = RouteKey::Label(Label::from_low_bits(100));
     let text = String::new;
-    let errors: [Error; 18] = [
+    let errors: [Error; 19] = [
         Refusal::RouteExists { key, route: text() }.into(),
         Refusal::NoSuchRoute { key }.into(),
         Refusal::NoSuchVrf {
@@ -796,6 +822,7 @@ fn errors() {
         }
         .into(),
         Refusal::UpgradeRefused { reason: text() }.into(),
+        Refusal::CaptureRefused { reason: text() }.into(),
         Refusal::LinkRefused {
             ifname: text(),
             reason: text(),

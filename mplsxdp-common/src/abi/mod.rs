@@ -5,6 +5,7 @@
 //! a reader sees the old word or the new one, never half of each.
 
 mod adjacency;
+mod capture;
 mod counter_slots;
 mod cross_connect;
 mod delivery;
@@ -22,6 +23,7 @@ mod watch;
 mod word;
 
 pub use adjacency::{Adjacency, VlanTags};
+pub use capture::{CAPTURE_BYTES, CAPTURE_HEADER, CAPTURE_KEPT, CaptureFilter, CaptureHeader, Captured};
 pub use counter_slots::CounterSlots;
 pub use cross_connect::CrossConnect;
 pub use delivery::Delivery;
@@ -68,6 +70,10 @@ pub mod map {
     pub const REASON_COUNTERS: &str = "REASON_COUNTERS";
     pub const DELIVERY: &str = "DELIVERY";
     pub const META: &str = "META";
+    /// These are there only while somebody captures.
+    pub const CAPTURE: &str = "CAPTURE";
+    pub const CAPTURE_FILTERS: &str = "CAPTURE_FILTERS";
+    pub const CAPTURE_LOST: &str = "CAPTURE_LOST";
     /// The ring buffer for aya-log's records.
     pub const LOG_RECORDS: &str = "AYA_LOGS";
 }

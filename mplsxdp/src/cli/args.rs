@@ -195,6 +195,8 @@ pub enum Command {
         #[arg(long, value_name = "SECONDS")]
         interval: Option<f64>,
     },
+    /// Write frames that are not forwarded, with their reasons, and some of those that are, to a file (pcapng).
+    Capture(CaptureArgs),
     /// A page for browsers that shows an instance live; it can change nothing.
     Web {
         /// The address and port to serve it at. At an address other than loopback, everybody who reaches it can read.
@@ -238,6 +240,29 @@ pub enum Command {
     /// Write the manual pages and shell completions beneath a folder, laid out as beneath a prefix such as /usr.
     #[command(hide = true)]
     Generate { folder: PathBuf },
+}
+
+/// The arguments of `capture`.
+#[derive(Args, Debug)]
+pub struct CaptureArgs {
+    /// The file; `-` is standard output, such as in `-w - | tshark -r -`.
+    #[arg(short, long, value_name = "FILE")]
+    pub write: PathBuf,
+    /// Capture only frames with this reason; can be given several times. `none`: only forwarded ones.
+    #[arg(long, value_name = "REASON")]
+    pub reason: Vec<String>,
+    /// Capture only frames that arrive at this port.
+    #[arg(long, value_name = "IFACE")]
+    pub iface: Option<String>,
+    /// Capture only frames that arrive with this label on top.
+    #[arg(long, value_parser = clap::value_parser!(u32).range(0..1 << 20))]
+    pub label: Option<u32>,
+    /// Capture also one in N of the frames that are forwarded, as they arrive and as they leave.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub sample: Option<u32>,
+    /// End after so many frames.
+    #[arg(long, value_name = "FRAMES", value_parser = clap::value_parser!(u64).range(1..))]
+    pub count: Option<u64>,
 }
 
 /// The arguments of `doctor`.

@@ -1,6 +1,7 @@
 //! The command line. Every command except `load` is a client of the control socket.
 
 mod args;
+mod capture;
 mod check;
 mod config;
 mod doctor;
@@ -14,6 +15,7 @@ mod load;
 mod monitor;
 mod netns;
 mod output;
+mod pcapng;
 mod route;
 mod status;
 mod sync;
@@ -204,6 +206,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
 
 fn command_of(command: Command, session: &mut Session) -> Result<(), Failure> {
     match command {
+        Command::Capture(args) => capture::capture(&args, session),
         Command::Monitor { words, interval } => monitor::monitor(&words, interval, session),
         Command::Web { listen } => web::web(session, listen),
         Command::Load(_) | Command::Doctor(_) | Command::Generate { .. } => Err(Failure::Usage(
@@ -294,8 +297,8 @@ fn batch_line(line: &str, session: &mut Session) -> Result<(), Failure> {
     }
     let command = match command {
         None => return Err(Failure::Usage("no command".into())),
-        Some(Command::Monitor { .. } | Command::Web { .. }) => {
-            let reason = "`monitor` and `web` do not end, so they are not for a batch";
+        Some(Command::Monitor { .. } | Command::Capture(_) | Command::Web { .. }) => {
+            let reason = "`monitor`, `capture` and `web` do not end, so they are not for a batch";
             return Err(Failure::Usage(reason.into()));
         }
         Some(command) => command,

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::access::Access;
 use super::events::Watcher;
+use super::frames::Tap;
 use crate::dataplane::class_maps::{DscpMap, TcMap};
 use crate::dataplane::label_ranges::{AcceptLabels, LabelRanges};
 use crate::dataplane::mpls_mtu::MplsMtu;
@@ -91,6 +92,8 @@ methods! {
     GetBusiestRoutes Read,
     GetUnknownLabels Read,
     Monitor Read,
+    // Frames have the contents of other people's traffic.
+    Capture Change,
     GetSync Read,
     // With `repair` it changes something, which is checked when the request is made.
     CheckSync Read,
@@ -985,6 +988,63 @@ pub struct Monitor {
     pub interval_ms: Option<u64>,
 }
 
+/// Parameters of `Capture`.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Capture {
+    /// `None`: all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reasons: Option<Vec<String>>,
+    /// Only frames that arrive at this port.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ifname: Option<String>,
+    /// Only frames that arrive with this label on top.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub label: Option<u32>,
+    /// Also one in so many of the frames that are forwarded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sample: Option<u32>,
+}
+
+/// Reply of `Capture`.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Frames {
+    /// How many frames were lost about here, for lack of room.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lost: Option<u64>,
+    pub frames: Vec<CapturedFrame>,
+}
+
+/// `type Direction`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Direction {
+    In,
+    Out,
+}
+
+/// `type CapturedFrame`.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct CapturedFrame {
+    /// In UTC, with nanoseconds (RFC 3339).
+    pub time: String,
+    pub ifname: String,
+    /// As it arrived at the port, or as it left.
+    pub direction: Direction,
+    /// `forwarded`, `punted`, `passed` or `dropped`.
+    pub verdict: String,
+    /// If it was forwarded: the port at the other side.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub other: Option<String>,
+    /// If it was not forwarded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// Of the frame, in bytes.
+    pub length: u64,
+    /// The frame, or its beginning, in base64.
+    pub data: String,
+}
+
 /// Reply of `Monitor`.
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
 pub struct Events {
@@ -1496,6 +1556,10 @@ pub enum Request {
     Monitor {
         watcher: Watcher,
     },
+    /// Captured frames go into this queue from now on.
+    Capture {
+        tap: Tap,
+    },
     /// These routes, which were installed, with their state now; without it if they are not installed any more.
     DescribeRoutes {
         routes: Vec<(Owner, crate::route::Route)>,
@@ -1605,6 +1669,9 @@ pub enum Refusal {
     #[error("{reason}")]
     #[serde(rename = "io.mplsxdp.UpgradeRefused")]
     UpgradeRefused { reason: String },
+    #[error("{reason}")]
+    #[serde(rename = "io.mplsxdp.CaptureRefused")]
+    CaptureRefused { reason: String },
 }
 
 /// A [`RouteKey`] goes over the wire as `type RouteKey`.

@@ -6,6 +6,7 @@ use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
 
+use mplsxdp_common::abi::{CaptureFilter, Reason};
 use mplsxdp_common::wire::Label;
 use serde::Deserialize;
 use serde_json::error::Category;
@@ -15,6 +16,7 @@ use super::api::{
     self, ChangeMode, Error, EventKind, Family, INTERFACE, Key, KeyFilter, Lookup, Method, Request, RouteFilter,
 };
 use super::events::Kinds;
+use super::frames::Wanted;
 use crate::dataplane::port_change::PortChange;
 use crate::lfib::next_hops::Position;
 use crate::route::check::address;
@@ -39,6 +41,8 @@ pub enum Command {
     List(List),
     /// Events as they happen, until the client hangs up.
     Monitor(Monitor),
+    /// Frames, until the client hangs up.
+    Capture(Wanted),
     Begin {
         replace_all: bool,
         owner: Source,
@@ -422,6 +426,7 @@ fn our_command(method: Method, raw: Option<&RawValue>, staged: usize) -> Result<
         }
         Method::GetUnknownLabels => nothing(raw, Command::List(List::UnknownLabels)),
         Method::Monitor => monitor(parameters(raw)?),
+        Method::Capture => capture(parameters(raw)?),
         Method::GetSync => nothing(raw, Command::Ask(Request::GetSync)),
         Method::CheckSync => {
             let api::CheckSync { repair } = parameters(raw)?;
@@ -463,6 +468,58 @@ fn monitor(given: api::Monitor) -> Result<Command, Error> {
     }
     let interval = Duration::from_millis(interval_ms);
     Ok(Command::Monitor(Monitor { kinds, interval }))
+}
+
+fn capture(given: api::Capture) -> Result<Command, Error> {
+    let api::Capture {
+        reasons,
+        ifname,
+        label,
+        sample,
+    } = given;
+    let bit = |(index, name): (usize, String)| {
+        let reason = Reason::ALL.iter().find(|reason| reason.name() == name);
+        let place = || {
+            invalid(
+                format!("parameters.reasons[{index}]"),
+                format!("there is no reason `{name}`"),
+            )
+        };
+        reason.map(|&reason| CaptureFilter::bit(reason)).ok_or_else(place)
+    };
+    let all = || {
+        Reason::ALL
+            .iter()
+            .map(|&reason| CaptureFilter::bit(reason))
+            .fold(0, |all, bit| all | bit)
+    };
+    let reasons = match reasons {
+        Some(names) => names
+            .into_iter()
+            .enumerate()
+            .map(bit)
+            .try_fold(0, |bits, bit| bit.map(|bit| bits | bit))?,
+        None => all(),
+    };
+    match sample {
+        Some(0) => return Err(invalid("parameters.sample", "it is 0, but must be a number from 1 on")),
+        None if reasons == 0 => {
+            let reason = "nothing would be captured: give a reason, or `sample`";
+            return Err(invalid("parameters.reasons", reason));
+        }
+        _ => {}
+    }
+    if label.is_some_and(|label| label > Label::MAX.get()) {
+        let reason = format!("it is not a label, 0 to {}", Label::MAX);
+        return Err(invalid("parameters.label", reason));
+    }
+    let sample = sample.unwrap_or(0);
+    Ok(Command::Capture(Wanted {
+        reasons,
+        sample,
+        ifname,
+        label,
+    }))
 }
 
 fn list_routes(list: api::ListRoutes) -> Result<Command, Error> {

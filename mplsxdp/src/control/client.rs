@@ -358,12 +358,33 @@ impl Client {
         &mut self,
         chosen: &api::Monitor,
         output: BorrowedFd<'_>,
-        mut each: impl FnMut(api::Events) -> Result<(), E>,
+        each: impl FnMut(api::Events) -> Result<(), E>,
     ) -> Result<(), E> {
-        self.send("Monitor", chosen, true)?;
+        self.stream("Monitor", chosen, output, each)
+    }
+
+    /// Passes on captured frames, until `output` has no reader any more.
+    pub fn capture<E: From<ClientError>>(
+        &mut self,
+        chosen: &api::Capture,
+        output: BorrowedFd<'_>,
+        each: impl FnMut(api::Frames) -> Result<(), E>,
+    ) -> Result<(), E> {
+        self.stream("Capture", chosen, output, each)
+    }
+
+    /// Passes on replies without an end, as long as `output` has a reader.
+    fn stream<P: Serialize, R: DeserializeOwned, E: From<ClientError>>(
+        &mut self,
+        method: &str,
+        parameters: &P,
+        output: BorrowedFd<'_>,
+        mut each: impl FnMut(R) -> Result<(), E>,
+    ) -> Result<(), E> {
+        self.send(method, parameters, true)?;
         while !self.reader.buffer().is_empty() || self.wait(output).map_err(ClientError::from)? {
-            let (events, _) = self.receive().map_err(|error| self.ended(error))?;
-            each(events)?;
+            let (reply, _) = self.receive().map_err(|error| self.ended(error))?;
+            each(reply)?;
         }
         Ok(())
     }

@@ -1,6 +1,7 @@
 //! Properties of reading calls that must hold whatever a client sends: [`control`] panics if one does not.
 
 use bytes::BytesMut;
+use mplsxdp_common::abi::{CaptureFilter, Reason};
 use serde_json::{Value, json};
 use tokio_util::codec::Decoder as _;
 
@@ -103,6 +104,17 @@ fn message_of(command: &Command, flags: Flags) -> Value {
             let parameters = json!({ "kinds": kinds.collect::<Vec<_>>(), "interval_ms": interval_ms });
             (INTERFACE, "Monitor", parameters)
         }
+        Command::Capture(wanted) => {
+            let reasons = Reason::ALL.iter().copied();
+            let reasons = reasons.filter(|&reason| wanted.reasons & CaptureFilter::bit(reason) != 0);
+            let capture = api::Capture {
+                reasons: Some(reasons.map(|reason| reason.name().to_owned()).collect()),
+                ifname: wanted.ifname.clone(),
+                label: wanted.label,
+                sample: Some(wanted.sample).filter(|&sample| sample > 0),
+            };
+            (INTERFACE, "Capture", json!(capture))
+        }
         Command::Begin { replace_all, owner } => (
             INTERFACE,
             "Begin",
@@ -130,7 +142,9 @@ fn request_of(request: &Request) -> (&'static str, Value) {
         | Request::GetUnknownLabels => {
             unreachable!("lists are read as lists")
         }
-        Request::Monitor { .. } | Request::DescribeRoutes { .. } => unreachable!("no call is read as these"),
+        Request::Monitor { .. } | Request::Capture { .. } | Request::DescribeRoutes { .. } => {
+            unreachable!("no call is read as these")
+        }
         Request::GetRings => unreachable!("no method asks for rings"),
         Request::ChangeRoutes {
             mode, owner, routes, ..

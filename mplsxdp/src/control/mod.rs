@@ -6,6 +6,7 @@ mod call;
 pub mod client;
 mod codec;
 pub mod events;
+pub mod frames;
 #[cfg(any(test, feature = "test-support"))]
 pub mod fuzz;
 mod instance;

@@ -2,6 +2,7 @@
 //! that takes long is a future or a thread, whose result is an input of the switch.
 
 mod audit;
+mod capture;
 pub mod exceptions;
 pub mod fpm;
 mod frr;
@@ -42,7 +43,9 @@ use crate::config::{Config, Number, SyncSource, burst};
 use crate::control::access::Groups;
 use crate::control::api::{EventKind, Refusal, Reply};
 use crate::control::events;
+use crate::control::frames::Tap;
 use crate::control::{Instance, server, socket};
+use crate::dataplane::capture::{CaptureFilters, CaptureRing};
 use crate::dataplane::kernel::{CounterReaders, KernelTables};
 use crate::dataplane::loader::{Loader, LostFrames, Program, Sizes};
 use crate::dataplane::port::{AttachError, Attachment, TakenOver, Takeover};
@@ -72,6 +75,7 @@ use crate::switch::{
     Token,
 };
 use crate::{control, ports, state};
+use capture::{Captures, News, Passing};
 use exceptions::{Exceptions, View};
 use fpm::{Fpm, ListenError};
 use frr::Frr;
@@ -499,6 +503,14 @@ enum Outcome {
     Program(u16, Result<Program, PortError>),
     /// The takeover of ports, and the interfaces from which the dead process's program was taken.
     TakenOver(Vec<(u16, Result<TakenOver, AttachError>)>, Vec<u32>),
+    /// The ring for captured frames.
+    CaptureBegun(Result<(CaptureRing, CaptureFilters), PortError>),
+    /// A program that captures, or no longer does.
+    Reprogram(u16, Result<Program, PortError>),
+    /// It is in place.
+    Reprogrammed(u16, Result<TakenOver, String>),
+    /// A client has ended its capture.
+    CaptureEnded,
     /// Whether the program's file can take over.
     FileTried(Token, Result<(), String>),
     Nothing,
@@ -528,6 +540,7 @@ struct Daemon {
     busiest_turns: Arc<Semaphore>,
     dropper: Dropper,
     monitor: Monitor,
+    captures: Captures,
     saving: Option<Saving>,
     answers: HashMap<Token, Answer>,
     next_token: Token,
@@ -627,6 +640,7 @@ impl Daemon {
             busiest_turns: Arc::new(Semaphore::new(BUSIEST_TURNS)),
             dropper: Dropper::new()?,
             monitor: Monitor::default(),
+            captures: Captures::default(),
             saving,
             answers: HashMap::new(),
             next_token: Token(0),
@@ -668,9 +682,7 @@ impl Daemon {
             .chain(exceptions.next_deadline())
             .min();
         let probes = || {
-            let own = attachments
-                .iter()
-                .filter(|(_, attachment)| !attachment.awaits_takeover());
+            let own = attachments.iter().filter(|(_, attachment)| attachment.is_settled());
             let probe = |(&number, attachment): (&u16, &Attachment)| {
                 (number, attachment.probe(switch.ports().is_program_lost(number)))
             };
@@ -772,7 +784,10 @@ impl Daemon {
                     self.attachments.insert(order.number, parts.attachment);
                     Ok(attached)
                 });
+                let number = order.number;
                 self.handle(Input::Port(PortEvent::Attached(order, result)));
+                self.reprogram(number);
+                self.set_captured();
             }
             Outcome::Sockets(number, sockets) => {
                 if self.switch.ports().name(number).is_none() || self.exceptions.receiver_mut(number).is_some() {
@@ -801,7 +816,12 @@ impl Daemon {
                 let ids = program_ids(attachment);
                 let result = replaced.map(|()| ids).map_err(|error| error::report(&error));
                 self.handle(Input::Replaced { number, result });
+                self.reprogram(number);
             }
+            Outcome::CaptureBegun(begun) => self.capture_begun(begun),
+            Outcome::Reprogram(number, program) => self.put_program(number, program),
+            Outcome::Reprogrammed(number, done) => self.reprogrammed(number, done),
+            Outcome::CaptureEnded => self.follow_taps(),
             Outcome::ListenAgain(number, name, patience) => self.try_to_listen(number, name, patience),
             Outcome::LocalCreated(created) => {
                 let pair = created.as_ref().ok().cloned();
@@ -876,6 +896,7 @@ impl Daemon {
                 self.reply(token, Ok(Reply::Done));
             }
             Effect::Tell(event) => self.tell(event),
+            Effect::Capture { token, tap } => self.capture(token, tap),
             Effect::Save(batch) => {
                 if let Some(saving) = &self.saving {
                     saving.store.append(batch);
@@ -973,6 +994,7 @@ impl Daemon {
                 let gone = self.attachments.extract_if(|&number, _| !has_program(number));
                 gone.for_each(|(_, attachment)| attachment.remove());
                 self.exceptions.keep_ports(ports);
+                self.set_captured();
             }
             Effect::ReceiveAll(crossed) => self.receive_all(crossed),
             Effect::LinksDown(down) => self.discard_unsent(&down),
@@ -1101,6 +1123,165 @@ impl Daemon {
             self.switch.watch(kinds);
             self.exceptions.watch(kinds.contains(EventKind::Exception));
         }
+    }
+
+    /// A client wants to capture.
+    fn capture(&mut self, token: Token, tap: Tap) {
+        let gone = tap.clone();
+        self.run(async move {
+            gone.gone().await;
+            Outcome::CaptureEnded
+        });
+        self.captures.taps.push(tap);
+        self.captures.waiting.push(token);
+        match &self.captures.passing {
+            Some(_) => self.set_captured(),
+            None if self.captures.begins => {}
+            None => {
+                self.captures.begins = true;
+                let begun = self.attacher.clone().begin_capture();
+                self.run(async move { Outcome::CaptureBegun(begun.await) });
+            }
+        }
+        self.answer_captures();
+    }
+
+    fn capture_begun(&mut self, begun: Result<(CaptureRing, CaptureFilters), PortError>) {
+        self.captures.begins = false;
+        let unknown = self.switch.config().unknown.into();
+        let begun = begun.map_err(|error| error::report(&error));
+        let passing =
+            begun.and_then(|(ring, filters)| Passing::start(ring, filters, unknown).map_err(|error| error.to_string()));
+        match passing {
+            Ok(passing) => self.captures.passing = Some(passing),
+            Err(reason) => return self.refuse_captures(&reason),
+        }
+        self.set_captured();
+        let numbers: Vec<u16> = self.attachments.keys().copied().collect();
+        for number in numbers {
+            self.reprogram(number);
+        }
+        self.follow_taps();
+        self.answer_captures();
+    }
+
+    /// Gives a port a program that captures, or one that does not, if it has the other one.
+    fn reprogram(&mut self, number: u16) {
+        let captures = self.captures.passing.is_some();
+        let is_other = |own: &Attachment| own.captures() != captures && !own.is_changing();
+        let is_other = self.attachments.get(&number).is_some_and(is_other);
+        if let (true, Some(settings)) = (is_other, self.switch.ports().settings_now(number)) {
+            if captures {
+                self.captures.awaited.insert(number);
+            }
+            let program = self.attacher.clone().program(settings);
+            self.run(async move { Outcome::Reprogram(number, program.await) });
+        }
+    }
+
+    /// The program that a port is to have is loaded. Replacing the old one may wait for the kernel's RTNL lock.
+    fn put_program(&mut self, number: u16, program: Result<Program, PortError>) {
+        let captures = self.captures.passing.is_some();
+        let is_lost = self.switch.ports().is_program_lost(number);
+        let Some(attachment) = self.attachments.get_mut(&number) else {
+            return self.reprogrammed(number, Err("the port is gone".to_owned()));
+        };
+        let takeover = match program {
+            // It was loaded before a capture began or ended.
+            Ok(program) if program.captures() != captures => return self.reprogram(number),
+            Ok(program) if is_lost => {
+                attachment.replace_later(program);
+                None
+            }
+            Ok(program) => attachment.change(program),
+            Err(error) => return self.reprogrammed(number, Err(error::report(&error))),
+        };
+        let Some(takeover) = takeover else {
+            self.captures.awaited.remove(&number);
+            return self.answer_captures();
+        };
+        self.run(async move {
+            let done = tokio::task::spawn_blocking(move || takeover.perform());
+            let done = match done.await {
+                Ok(done) => done.map_err(|error| error::report(&error)),
+                Err(error) => Err(error.to_string()),
+            };
+            Outcome::Reprogrammed(number, done)
+        });
+    }
+
+    fn reprogrammed(&mut self, number: u16, done: Result<TakenOver, String>) {
+        self.captures.awaited.remove(&number);
+        if let Some(attachment) = self.attachments.get_mut(&number) {
+            match done {
+                Ok(taken) => {
+                    attachment.taken_over(taken);
+                    let result = Ok(program_ids(attachment));
+                    self.handle(Input::Replaced { number, result });
+                }
+                Err(error) => {
+                    // If the interface has lost its program, the watch finds that.
+                    attachment.not_taken_over();
+                    let port = self.switch.ports().name(number).unwrap_or_default();
+                    let reason = format!("cannot change the program of {port}: {error}");
+                    warn!("{reason}");
+                    self.refuse_captures(&reason);
+                }
+            }
+        }
+        // A capture may have begun or ended meanwhile.
+        self.reprogram(number);
+        self.answer_captures();
+    }
+
+    /// Answers clients whose captures have begun.
+    fn answer_captures(&mut self) {
+        if self.captures.passing.is_some() && self.captures.awaited.is_empty() {
+            for token in std::mem::take(&mut self.captures.waiting) {
+                self.reply(token, Ok(Reply::Done));
+            }
+        }
+    }
+
+    fn refuse_captures(&mut self, reason: &str) {
+        for token in std::mem::take(&mut self.captures.waiting) {
+            let refusal = Refusal::CaptureRefused {
+                reason: reason.to_owned(),
+            };
+            self.reply(token, Err(refusal));
+        }
+    }
+
+    /// Clients have gone. With the last one, ports get programs that do not capture.
+    fn follow_taps(&mut self) {
+        self.captures.taps.retain(|tap| !tap.is_gone());
+        self.set_captured();
+        if self.captures.taps.is_empty() && self.captures.passing.take().is_some() {
+            self.captures.awaited.clear();
+            self.attacher.end_capture();
+            let numbers: Vec<u16> = self.attachments.keys().copied().collect();
+            for number in numbers {
+                self.reprogram(number);
+            }
+        }
+    }
+
+    /// Has the programs capture what clients want, by the ports as they are now.
+    fn set_captured(&mut self) {
+        let Some(passing) = &mut self.captures.passing else {
+            return;
+        };
+        let ports = self.switch.ports();
+        let (mut names, mut programs) = (HashMap::new(), HashMap::<u16, BTreeSet<Arc<str>>>::new());
+        for port in ports.iter() {
+            let name: Arc<str> = port.name().into();
+            if let Some(program) = ports.program_port(port) {
+                programs.entry(program.number()).or_default().insert(Arc::clone(&name));
+            }
+            names.insert(port.number(), name);
+        }
+        let taps = self.captures.taps.clone();
+        passing.set(News { taps, names }, &programs);
     }
 
     fn run(&mut self, future: impl Future<Output = Outcome> + 'static) {

@@ -23,6 +23,7 @@ use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, 
 use tracing::{info, warn};
 
 use super::btf::Offsets;
+use super::capture::{CaptureFilters, CaptureRing};
 use super::inject::Injector;
 use super::release::{OLDEST, Release, is_preempt_rt};
 use crate::descriptors::hint_unless_short;
@@ -58,6 +59,10 @@ pub const SHARED_MAPS: &[&str] = &[
 
 /// The XDP program, as the build compiled it.
 const OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/mplsxdp.o"));
+/// The same for ports while somebody captures. The other program knows nothing of that.
+const CAPTURING_OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/capture.o"));
+/// The maps that only these programs have, and share.
+const CAPTURE_MAPS: &[&str] = &[map::CAPTURE, map::CAPTURE_FILTERS, map::CAPTURE_LOST];
 
 /// Sizes that stay fixed for the life of the maps.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -89,6 +94,8 @@ pub enum LoadError {
     Keep(#[source] io::Error),
     #[error("cannot hand frames to the kernel with test runs of a program (BPF_PROG_TEST_RUN): {0}")]
     Deliver(#[source] io::Error),
+    #[error("cannot open the ring for captured frames: {0}")]
+    Capture(#[source] io::Error),
     #[error("cannot count the CPUs: {0}")]
     Cpus(#[source] io::Error),
     #[error("cannot read the XDP program's log records: {0}")]
@@ -159,7 +166,7 @@ impl Loader {
             atomic_counters: is_preempt_rt(),
         };
         let settings = Settings::new(0, TtlMode::Uniform, 0, false, false);
-        let mut first = object(&pins, sizes, settings, frozen).map_err(LoadError::on_this_kernel)?;
+        let mut first = object(OBJECT, &pins, sizes, settings, frozen).map_err(LoadError::on_this_kernel)?;
         // The maps are in the bpffs, so their descriptors are not needed here.
         for name in SHARED_MAPS.iter().filter(|&&name| name != map::LOG_RECORDS) {
             drop(first.take_map(name));
@@ -225,13 +232,35 @@ impl Loader {
 
     /// A copy of the program with `settings`, verified and not attached.
     pub fn program(&self, settings: Settings) -> Result<Program, LoadError> {
-        self.load(settings).map_err(LoadError::on_this_kernel)
+        self.load(OBJECT, false, settings).map_err(LoadError::on_this_kernel)
     }
 
-    fn load(&self, settings: Settings) -> Result<Program, LoadError> {
-        let object = object(&self.pins, self.sizes, settings, self.frozen)?;
+    /// A copy of the program that also captures.
+    pub fn capturing_program(&self, settings: Settings) -> Result<Program, LoadError> {
+        self.load(CAPTURING_OBJECT, true, settings)
+            .map_err(LoadError::on_this_kernel)
+    }
+
+    /// Makes the maps for captures, if they are not there. They disappear after [`Loader::end_capture`], with the last
+    /// program that uses them.
+    pub fn begin_capture(&self) -> Result<(CaptureRing, CaptureFilters), LoadError> {
+        let settings = Settings::new(0, TtlMode::Uniform, 0, false, false);
+        drop(object(CAPTURING_OBJECT, &self.pins, self.sizes, settings, self.frozen)?);
+        let opened = CaptureRing::open(&self.pins).and_then(|ring| Ok((ring, CaptureFilters::open(&self.pins)?)));
+        opened.map_err(|error| LoadError::Capture(io::Error::other(error)))
+    }
+
+    pub fn end_capture(&self) {
+        for name in CAPTURE_MAPS {
+            // One that is not there is as it should be.
+            let _ = std::fs::remove_file(self.pins.path(name));
+        }
+    }
+
+    fn load(&self, object: &[u8], captures: bool, settings: Settings) -> Result<Program, LoadError> {
+        let object = self::object(object, &self.pins, self.sizes, settings, self.frozen)?;
         let xdp = load_one(object, PROGRAM)?;
-        Ok(Program { xdp })
+        Ok(Program { xdp, captures })
     }
 
     /// Counts, as long as the returned value lives, the frames that are redirected to the ports of this network
@@ -276,7 +305,7 @@ impl Loader {
     /// The path into the kernel for frames that arrived at a port.
     pub fn injector(&self) -> Result<Injector, LoadError> {
         let settings = Settings::new(0, TtlMode::Uniform, 0, false, false);
-        let mut object = object(&self.pins, self.sizes, settings, self.frozen)?;
+        let mut object = object(OBJECT, &self.pins, self.sizes, settings, self.frozen)?;
         let program = object
             .program_mut(DELIVER_PROGRAM)
             .ok_or(LoadError::NoProgram(DELIVER_PROGRAM))?;
@@ -340,7 +369,7 @@ struct Frozen {
     atomic_counters: bool,
 }
 
-fn object(pins: &Pins, sizes: Sizes, settings: Settings, frozen: Frozen) -> Result<Ebpf, LoadError> {
+fn object(bytes: &[u8], pins: &Pins, sizes: Sizes, settings: Settings, frozen: Frozen) -> Result<Ebpf, LoadError> {
     let (settings, police) = (settings.to_bits(), frozen.police.to_bits());
     let atomic_counters = u32::from(frozen.atomic_counters);
     let counter_slots = CounterSlots::new(sizes.counter_slots).to_bits();
@@ -351,7 +380,10 @@ fn object(pins: &Pins, sizes: Sizes, settings: Settings, frozen: Frozen) -> Resu
         .override_global(POLICE, &police, true)
         .override_global(HASH_SEED, &frozen.hash_seed, true)
         .override_global(ATOMIC_COUNTERS, &atomic_counters, true);
-    Ok(loader.load(OBJECT).map_err(Box::new)?)
+    for name in CAPTURE_MAPS {
+        loader.map_pin_path(name, pins.path(name));
+    }
+    Ok(loader.load(bytes).map_err(Box::new)?)
 }
 
 fn object_watching(pins: &Pins, sizes: Sizes, watch: Watch, atomic_counters: bool) -> Result<Ebpf, LoadError> {
@@ -422,9 +454,15 @@ pub struct LostFrames {
 /// A loaded copy of the program.
 pub struct Program {
     xdp: Xdp,
+    captures: bool,
 }
 
 impl Program {
+    /// Whether it also captures.
+    pub fn captures(&self) -> bool {
+        self.captures
+    }
+
     pub fn xdp(&self) -> &Xdp {
         &self.xdp
     }

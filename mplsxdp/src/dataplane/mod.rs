@@ -5,6 +5,7 @@
 
 pub mod bpf;
 mod btf;
+pub mod capture;
 pub mod class_maps;
 pub mod frame;
 pub mod ftn;

@@ -28,6 +28,8 @@ pub struct Attachment {
     folder: Option<PinFolder>,
     /// A dead process has made the link, and its program is still there.
     awaits_takeover: bool,
+    /// The program is being replaced on another thread.
+    is_changing: bool,
 }
 
 /// The program could not be attached to the interface.
@@ -63,6 +65,7 @@ pub fn attach(program: Program, ifindex: u32, mode: XdpMode) -> Result<Attachmen
         program_id: state.program_id,
         folder: None,
         awaits_takeover: false,
+        is_changing: false,
     })
 }
 
@@ -77,6 +80,7 @@ pub fn adopt(program: Program, pinned: PinnedLink, mode: XdpMode, folder: PinFol
         program_id: pinned.state.program_id,
         folder: Some(folder),
         awaits_takeover: true,
+        is_changing: false,
     }
 }
 
@@ -125,6 +129,23 @@ impl Attachment {
         self.program = Arc::new(program);
     }
 
+    /// Replaces the attached program by `program`, on any thread; [`Attachment::taken_over`] or
+    /// [`Attachment::not_taken_over`] take the result. `None`: that is done later.
+    pub fn change(&mut self, program: Program) -> Option<Takeover> {
+        self.replace_later(program);
+        self.is_changing = !self.awaits_takeover;
+        self.is_changing.then(|| self.takeover())
+    }
+
+    pub fn is_changing(&self) -> bool {
+        self.is_changing
+    }
+
+    /// Whether the link has the program that it should have, unless another process has changed that.
+    pub fn is_settled(&self) -> bool {
+        !self.awaits_takeover && !self.is_changing
+    }
+
     /// Makes the interface run the program, whatever has happened to the link or its pin. Does nothing if all is as it
     /// should be.
     pub fn put_back(&mut self) -> Result<(), AttachError> {
@@ -135,6 +156,7 @@ impl Attachment {
 
     fn updated(&mut self, (link, state): (Option<XdpLink>, LinkState)) {
         self.awaits_takeover = false;
+        self.is_changing = false;
         self.program_id = state.program_id;
         let old = std::mem::replace(&mut self.link_id, state.link_id);
         if let Some(link) = link {
@@ -168,6 +190,11 @@ impl Attachment {
         Some(folder.pin_again(&self.link, link_id))
     }
 
+    /// Whether the program captures.
+    pub fn captures(&self) -> bool {
+        self.program.captures()
+    }
+
     /// Whether the link still has a dead process's program.
     pub fn awaits_takeover(&self) -> bool {
         self.awaits_takeover
@@ -189,6 +216,7 @@ impl Attachment {
 
     /// The takeover has failed: the interface has no program.
     pub fn not_taken_over(&mut self) {
+        self.is_changing = false;
         self.awaits_takeover = false;
     }
 

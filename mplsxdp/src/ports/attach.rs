@@ -18,7 +18,8 @@ use super::{Role, Wish};
 use crate::control::client::{self, Client};
 use crate::control::{DEFAULT_INSTANCE, Instance};
 use crate::dataplane::XdpMode;
-use crate::dataplane::loader::{Loader, Program};
+use crate::dataplane::capture::{CaptureFilters, CaptureRing};
+use crate::dataplane::loader::{LoadError, Loader, Program};
 use crate::dataplane::port::{AttachError, Attachment, adopt, attach};
 use crate::kernel::{Netlink, ethtool};
 use crate::neighbour::LinkInfo;
@@ -80,6 +81,15 @@ pub struct Attacher {
     fixes_peers: Arc<AtomicBool>,
     /// With `--persist`.
     persistence: Option<Arc<Persistence>>,
+    /// Whether programs capture that are loaded from now on.
+    captures: Arc<AtomicBool>,
+}
+
+fn load(loader: &Loader, settings: Settings, captures: bool) -> Result<Program, LoadError> {
+    match captures {
+        true => loader.capturing_program(settings),
+        false => loader.program(settings),
+    }
 }
 
 impl Attacher {
@@ -90,6 +100,7 @@ impl Attacher {
             mode,
             fixes_peers: Arc::new(fixes_peers.into()),
             persistence: None,
+            captures: Arc::default(),
         }
     }
 
@@ -131,8 +142,9 @@ impl Attacher {
         let sockets = open_sockets(&facts.name, role).await?;
         let loader = Arc::clone(&self.loader);
         let persistence = self.persistence.clone();
+        let captures = Arc::clone(&self.captures);
         let attached = blocking(move || {
-            let program = loader.program(settings)?;
+            let program = load(&loader, settings, captures.load(Ordering::Relaxed))?;
             match persistence.and_then(|persistence| Some((persistence.link_on(ifindex)?, persistence.folder.clone())))
             {
                 Some((pinned, folder)) => Ok(adopt(program, pinned, mode, folder)),
@@ -168,7 +180,24 @@ impl Attacher {
 
     /// A copy of the program with other settings.
     pub async fn program(self, settings: Settings) -> Result<Program, PortError> {
-        Ok(blocking(move || Ok(self.loader.program(settings)?)).await?)
+        let program = move || load(&self.loader, settings, self.captures.load(Ordering::Relaxed));
+        Ok(blocking(move || Ok(program()?)).await?)
+    }
+
+    /// Programs that are loaded from now on capture.
+    pub async fn begin_capture(self) -> Result<(CaptureRing, CaptureFilters), PortError> {
+        let begun = blocking(move || {
+            let begun = self.loader.begin_capture()?;
+            self.captures.store(true, Ordering::Relaxed);
+            Ok(begun)
+        });
+        Ok(begun.await?)
+    }
+
+    /// They do not any more.
+    pub fn end_capture(&self) {
+        self.captures.store(false, Ordering::Relaxed);
+        self.loader.end_capture();
     }
 
     /// Gathers facts about an interface that has the program, after switching on GRO at its veth peer if that is

@@ -44,6 +44,7 @@ use crate::config::Config;
 use crate::control::Peer;
 use crate::control::api::{self, Refusal, Reply, Request};
 use crate::control::events::{self, Watcher};
+use crate::control::frames::Tap;
 use crate::dataplane::Tables;
 use crate::feeds::TtlDefaults;
 use crate::kernel::{self, LocalRoute};
@@ -336,6 +337,11 @@ pub enum Effect {
     Watch {
         token: Token,
         watcher: Watcher,
+    },
+    /// From now on, the client of this queue gets captured frames.
+    Capture {
+        token: Token,
+        tap: Tap,
     },
     /// Report this to the clients that watch.
     Tell(events::Event),
@@ -753,6 +759,13 @@ impl<T: Tables> Switch<T> {
                 let watcher = watcher.clone();
                 return self.effects.push_back(Effect::Watch { token, watcher });
             }
+            Request::Capture { tap } => match &tap.wanted.ifname {
+                Some(name) if self.ports.number(name).is_none() => Err(self.no_such_link(name)),
+                _ => {
+                    let tap = tap.clone();
+                    return self.effects.push_back(Effect::Capture { token, tap });
+                }
+            },
             Request::DescribeRoutes { routes } => {
                 let (routes, after) = (self.describe(routes), None);
                 Ok(Reply::Routes { routes, after })

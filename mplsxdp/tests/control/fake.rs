@@ -17,6 +17,7 @@ use mplsxdp::control::api::{
     UnknownLabel, UnreachableRoute, ViaAddress, ViaFamily, VlanTag, Vrf,
 };
 use mplsxdp::control::events::{Event, Timed, Watcher};
+use mplsxdp::control::frames::Tap;
 use mplsxdp::control::server::{self, Limits};
 use mplsxdp::control::socket;
 use mplsxdp::control::{Call, Instance, Peer};
@@ -38,6 +39,8 @@ pub struct Kept {
     pub requests: Vec<(Request, Peer)>,
     /// Those who watch.
     pub watchers: Vec<Watcher>,
+    /// Those who capture.
+    pub taps: Vec<Tap>,
 }
 
 /// A running instance in its own directory. Ends when dropped.
@@ -312,6 +315,10 @@ impl Kept {
             Request::GetUnknownLabels => Ok(Reply::UnknownLabels(unknown_labels())),
             Request::Monitor { watcher } => {
                 self.watchers.push(watcher);
+                Ok(Reply::Done)
+            }
+            Request::Capture { tap } => {
+                self.taps.push(tap);
                 Ok(Reply::Done)
             }
             Request::DescribeRoutes { routes } => Ok(Reply::Routes {

@@ -100,6 +100,10 @@ fn calls() -> Vec<(&'static str, Value)> {
             json!({ "count": 3, "milliseconds": 10, "order": "bytes" }),
         ),
         ("Monitor", json!({ "kinds": ["link", "rate"], "interval_ms": 500 })),
+        (
+            "Capture",
+            json!({ "reasons": ["no-route"], "ifname": "eth1", "label": 100, "sample": 1000 }),
+        ),
         ("CheckSync", json!({ "repair": true })),
     ]);
     calls

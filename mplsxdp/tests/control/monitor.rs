@@ -1,19 +1,23 @@
-//! `Monitor` and `mplsxdp monitor`: what happens reaches those who watch, and nobody waits for them.
+//! `Monitor` and `Capture`, and their commands: what happens reaches those who watch, and nobody waits for them.
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::os::unix::net::UnixStream;
 use std::process::{Child, ChildStdout};
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use mplsxdp::control::api::{EventChange, NextHopState, Resolution, ViaAddress, ViaFamily};
 use mplsxdp::control::events::{Event, Exception};
+use mplsxdp::control::frames::{Frame, Place, Tap, Verdict};
 use mplsxdp::dataplane::memory::MemoryTables;
 use mplsxdp::lfib::{Budget, Change, Lfib, Made, Progress};
 use mplsxdp::route::line::{self, Family};
 use mplsxdp::route::{Mode, Owner, Route, RouteKey};
 use mplsxdp::slowpath::Handled;
 use mplsxdp::slowpath::outcome::Outcome;
-use mplsxdp_common::abi::Reason;
+use mplsxdp_common::abi::{CaptureFilter, Reason};
 use serde_json::{Value, json};
 
 use crate::command::command;
@@ -375,4 +379,105 @@ fn rates_come_at_their_interval() {
         }
     }
     assert_eq!(rates.close(), (Some(0), String::new()));
+}
+
+fn captured(number: u16) -> Arc<Frame> {
+    Arc::new(Frame {
+        time: SystemTime::UNIX_EPOCH + Duration::new(1_800_000_000, 123_456_789),
+        place: Place::Exception(Reason::NoRoute, Verdict::Punted),
+        port: "eth1".into(),
+        length: 1500,
+        bytes: [&number.to_be_bytes()[..], &[7; 998]].concat().into(),
+    })
+}
+
+/// Takes the only capture as soon as it is there.
+fn only_tap(fake: &Fake) -> Tap {
+    loop {
+        if let Some(tap) = fake.kept.lock().unwrap().taps.pop() {
+            return tap;
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+#[test]
+fn a_client_that_does_not_take_its_frames_loses_some_and_is_told() {
+    const FRAMES: u16 = 20_000;
+    let fake = Fake::start();
+    for (parameters, place) in [
+        (json!({ "reasons": ["no-route", "blue"] }), "parameters.reasons[1]"),
+        (json!({ "reasons": [] }), "parameters.reasons"),
+        (json!({ "sample": 0 }), "parameters.sample"),
+        (json!({ "label": 1 << 20 }), "parameters.label"),
+    ] {
+        let reply = fake.raw().call("Capture", parameters);
+        assert_eq!(reply["parameters"]["parameter"], place, "{reply}");
+    }
+    let stream = UnixStream::connect(fake.instance.socket()).unwrap();
+    let mut client = Watch(BufReader::new(stream));
+    let parameters = json!({ "reasons": ["no-route", "ttl-expired"], "ifname": "eth1", "label": 100, "sample": 10 });
+    client.send(&json!({ "method": "io.mplsxdp.Capture", "parameters": parameters, "more": true }));
+    let first = client.receive().unwrap();
+    assert_eq!(first, json!({ "parameters": { "frames": [] }, "continues": true }));
+    let tap = only_tap(&fake);
+    let reasons = CaptureFilter::bit(Reason::NoRoute) | CaptureFilter::bit(Reason::TtlExpired);
+    assert_eq!(tap.wanted.filter(), CaptureFilter::new(reasons, 10, Some(100)));
+    assert_eq!(tap.wanted.ifname.as_deref(), Some("eth1"));
+    (0..FRAMES).for_each(|number| tap.pass_on(&captured(number)));
+    let (mut seen, mut lost, mut last) = (0, 0, None);
+    while seen + lost < u64::from(FRAMES) {
+        let reply = client.receive().unwrap();
+        let frames = reply["parameters"]["frames"].as_array().unwrap();
+        let data = frames
+            .first()
+            .map(|frame| STANDARD.decode(frame["data"].as_str().unwrap()).unwrap());
+        // Those that are there are in order.
+        assert!(data.is_none() || data > last);
+        last = data.or(last);
+        seen += frames.len() as u64;
+        lost += reply["parameters"]["lost"].as_u64().unwrap_or(0);
+    }
+    assert_eq!(seen + lost, u64::from(FRAMES));
+    assert!(lost > 0 && seen >= 4096, "{seen} seen, {lost} lost");
+    assert!(!tap.is_gone());
+    drop(client);
+    while !tap.is_gone() {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+#[test]
+fn the_command_writes_a_capture_and_says_what_it_has() {
+    let fake = Fake::start();
+    let file = fake.dir.path().join("frames");
+    let words = ["capture", "--count", "3", "--reason", "no-route", "-w"];
+    let mut child = command(&fake, &words).arg(&file).spawn().unwrap();
+    let tap = only_tap(&fake);
+    tap.lose(5);
+    (0..4).for_each(|number| tap.pass_on(&captured(number)));
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+    let mut said = String::new();
+    child.stderr.take().unwrap().read_to_string(&mut said).unwrap();
+    assert!(
+        said.contains("capturing") && said.ends_with("3 frames captured, 5 lost\n"),
+        "{said}"
+    );
+    let written = std::fs::read(&file).unwrap();
+    let has = |text: &[u8]| written.windows(text.len()).any(|window| window == text);
+    assert!(has(b"punted: no-route. ") && has(b"eth1") && has(&[0, 2, 7, 7]) && !has(&[0, 3, 7, 7]));
+    for (line, wrong) in [
+        ("capture -w x --reason blue", "`blue` is not a reason; reasons: "),
+        ("capture -w x --reason none", "captures nothing: add `--sample N`"),
+        ("capture -w x --reason none --reason oam", "goes with no other reason"),
+    ] {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let output = command(&fake, &words).output().unwrap();
+        let error = String::from_utf8(output.stderr).unwrap();
+        assert!(
+            output.status.code() == Some(2) && error.contains(wrong),
+            "{line}: {error}"
+        );
+        assert!(!fake.dir.path().join("x").exists());
+    }
 }

@@ -4,6 +4,7 @@
 mod attachment;
 mod bench;
 mod capture;
+mod capturing;
 mod checksum;
 mod config;
 mod conformance;
@@ -107,6 +108,7 @@ fn main() -> Result<()> {
         web::tests(),
         devices::tests(),
         capture::tests(),
+        capturing::tests(),
         checksum::tests(),
         virtio::tests(),
         conformance::tests(),

@@ -243,6 +243,7 @@ impl Connection {
             Command::Ask(request) => answer_of(self.ask(request).await?),
             Command::List(list) => self.list(list, flags).await,
             Command::Monitor(monitor) => self.monitor(monitor, flags).await,
+            Command::Capture(wanted) => self.capture(wanted, flags).await,
             Command::Begin { replace_all, owner } => {
                 self.begin(replace_all, owner)?;
                 answer(&api::Nothing {})
@@ -517,6 +518,7 @@ fn change(request: &Request) -> Option<String> {
         | Request::CheckSync { repair: false }
         | Request::GetUnknownLabels
         | Request::Monitor { .. }
+        | Request::Capture { .. }
         | Request::DescribeRoutes { .. }
         | Request::GetRings => None,
     }

@@ -1,6 +1,7 @@
 //! The server's side of the control socket. It splits, limits, checks and answers calls; the switch carries them out.
 //! Each connection is a task.
 
+mod capture;
 mod connection;
 mod counts;
 mod monitor;

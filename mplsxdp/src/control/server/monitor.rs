@@ -8,6 +8,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use serde::Serialize;
 use tokio::io::AsyncReadExt as _;
+use tokio::net::UnixStream;
 use tokio::time::MissedTickBehavior;
 
 use super::connection::{Connection, Failure};
@@ -48,15 +49,8 @@ impl Connection {
         self.send_events(api::Events::default()).await?;
         loop {
             self.is_waiting();
-            let mut unexpected = [0; 1024];
             let happened = tokio::select! {
-                read = self.stream.read(&mut unexpected) => match read? {
-                    0 => return Err(Failure::HungUp),
-                    _ => {
-                        let reason = "it has sent a message although it monitors, which only hanging up ends";
-                        return Err(io::Error::new(io::ErrorKind::InvalidData, reason).into());
-                    }
-                },
+                hung_up = until_hung_up(&mut self.stream) => return Err(hung_up),
                 () = self.shutdown.cancelled() => Next::End,
                 next = watching.next() => next,
                 () = tick(&mut rates) => {
@@ -154,6 +148,19 @@ impl Connection {
             Reply::Routes { routes, .. } => Ok(routes),
             _ => Err(Error::ShuttingDown {}),
         }
+    }
+}
+
+/// Waits until the client hangs up, which is the only thing that it may do while replies follow.
+pub(super) async fn until_hung_up(stream: &mut UnixStream) -> Failure {
+    let mut unexpected = [0; 1024];
+    match stream.read(&mut unexpected).await {
+        Ok(0) => Failure::HungUp,
+        Ok(_) => {
+            let reason = "it has sent a message although replies follow, which only hanging up ends";
+            io::Error::new(io::ErrorKind::InvalidData, reason).into()
+        }
+        Err(error) => error.into(),
     }
 }
 

@@ -13,7 +13,7 @@
 //! neighbour                     next hops to MAC addresses
 //! rtnl                          routes as netlink messages describe them
 //! dataplane route               the tables and the programs; what a route is
-//! error http log strict text    errors as people read them; HTTP; lines on standard error; serde, strictly and by text
+//! error http log pcap strict text   errors as people read them; HTTP; lines on standard error; captures; serde, strictly and by text
 //! descriptors directory privileges   limits; who can change directories; what the process may still do
 //! ```
 
@@ -35,6 +35,7 @@ pub mod lfib;
 pub mod log;
 pub mod neighbour;
 pub mod observe;
+pub mod pcap;
 pub mod ports;
 pub mod privileges;
 pub mod rib;

@@ -323,6 +323,42 @@ fn path_state() -> PathState {
     }
 }
 
+fn traced_frame() -> TracedFrame {
+    TracedFrame {
+        ifname: "eth1".into(),
+        frame: "0200".into(),
+        text: "data 0200".into(),
+    }
+}
+
+fn trace() -> Trace {
+    Trace {
+        arrived: traced_frame(),
+        steps: vec![TraceStep {
+            step: "label".into(),
+            text: "label 100: no route".into(),
+            rule: Some("RFC 3031 section 3.18".into()),
+            route: Some(installed_route()),
+        }],
+        verdict: TraceVerdict::SlowPath,
+        reason: Some("no-route".into()),
+        description: Some("No route for the incoming label.".into()),
+        rule: Some("RFC 3031 section 3.18".into()),
+        sent: Some(traced_frame()),
+        slow_path: vec![TracedAnswer {
+            when: "now".into(),
+            outcomes: vec![TracedOutcome {
+                name: "unknown-label".into(),
+                description: "Dropped.".into(),
+            }],
+            actions: vec![TracedAction {
+                text: "sends by eth1".into(),
+                sent: Some(traced_frame()),
+            }],
+        }],
+    }
+}
+
 fn installed_route() -> InstalledRoute {
     InstalledRoute {
         route: route(),
@@ -511,6 +547,19 @@ fn types() {
     agree_on_type(&mut seen, "UnknownLabel", &unknown_label());
     agree_on_type(&mut seen, "BusyRoute", &busy_route());
     agree_on_enum(&mut seen, "BusyOrder", &[BusyOrder::Packets, BusyOrder::Bytes]);
+    agree_on_type(&mut seen, "Trace", &trace());
+    agree_on_type(&mut seen, "TracedFrame", &traced_frame());
+    agree_on_type(&mut seen, "TraceStep", &trace().steps[0]);
+    agree_on_type(&mut seen, "TracedAnswer", &trace().slow_path[0]);
+    agree_on_type(&mut seen, "TracedOutcome", &trace().slow_path[0].outcomes[0]);
+    agree_on_type(&mut seen, "TracedAction", &trace().slow_path[0].actions[0]);
+    let verdicts = [
+        TraceVerdict::Forwarded,
+        TraceVerdict::Kernel,
+        TraceVerdict::SlowPath,
+        TraceVerdict::Dropped,
+    ];
+    agree_on_enum(&mut seen, "TraceVerdict", &verdicts);
     agree_on_type(&mut seen, "Stats", &stats());
     agree_on_type(&mut seen, "Changes", &Changes::default());
     agree_on_type(&mut seen, "UnreachableRoute", &unreachable());
@@ -740,6 +789,11 @@ fn methods() {
     method!("GetStats", GetStats { all: Some(true) }, StatsReply { stats: stats() });
     method!("GetBusiestRoutes", get_busiest, busiest);
     method!("GetUnknownLabels", Nothing {}, unknown);
+    let traced = TraceFrame {
+        ifname: name(),
+        frame: "00".repeat(14),
+    };
+    method!("Trace", traced, TraceReply { trace: trace() });
     let monitor = Monitor {
         kinds: Some(vec![EventKind::Rate]),
         interval_ms: Some(500),

@@ -3,7 +3,6 @@
 //! when it is dropped, when a test panics, and on Ctrl-C. The next lab purges what a killed one left behind.
 
 pub mod bystanders;
-pub mod capture;
 pub mod conformance;
 pub mod differential_kernel;
 pub mod frame;
@@ -35,6 +34,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use anyhow::Result;
 
+pub use mplsxdp::pcap as capture;
 pub use netns::{End, Netns, link};
 pub use router::Router;
 pub use tap::Tap;

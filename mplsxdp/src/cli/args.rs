@@ -10,7 +10,7 @@ use clap::{ArgAction, ArgMatches, Args, FromArgMatches, Parser, Subcommand, Valu
 use serde_json::Value;
 
 use super::monitor::{self, Timestamp};
-use super::{config, link, route, sync, web, xconnect};
+use super::{config, link, route, sync, trace, web, xconnect};
 use crate::config::Options;
 use crate::route::{Source, line};
 
@@ -71,12 +71,15 @@ pub struct Global {
     /// With --batch: continue after a command that fails.
     #[arg(long)]
     pub force: bool,
+    /// Print details: with `trace`, frames in hexadecimal.
+    #[arg(short, long, global = true, overrides_with = "details")]
+    pub details: bool,
     /// Options of iproute2 that change nothing here.
     #[arg(
-        short = 'd',
-        long = "details",
-        short_aliases = ['i', 'r', 'N'],
-        aliases = ["iec", "human-readable", "resolve", "Numeric"],
+        short = 'i',
+        long = "iec",
+        short_aliases = ['r', 'N'],
+        aliases = ["human-readable", "resolve", "Numeric"],
         global = true,
         hide = true,
         overrides_with = "ignored"
@@ -202,6 +205,20 @@ pub enum Command {
         /// The address and port to serve it at. At an address other than loopback, everybody who reaches it can read.
         #[arg(long, value_name = "ADDRESS:PORT", default_value = web::LISTEN)]
         listen: SocketAddr,
+    },
+    /// What would happen to a frame, step by step, if it arrived at a port now. Nothing is sent, changed or counted.
+    #[command(after_help = trace::help())]
+    Trace {
+        /// The frame: in words, as below; `hex` and its bytes, as tcpdump -xx and xxd print them; or `pcap` and a file. `-`
+        /// is standard input.
+        #[arg(required = true)]
+        words: Vec<String>,
+        /// The port where it arrives. It may be left out if there is only one.
+        #[arg(long = "in", value_name = "IFACE")]
+        port: Option<String>,
+        /// With `pcap`: only this frame of the file, from 1.
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+        packet: Option<u64>,
     },
     /// The sources of routes that the instance follows.
     #[command(after_help = sync::HELP)]
@@ -390,6 +407,7 @@ pub fn parse(args: impl IntoIterator<Item = String>) -> Result<Cli, clap::Error>
         Some(Command::Neigh { words }) => Some(("neigh", words)),
         Some(Command::Config { words }) => Some(("config", words)),
         Some(Command::Monitor { words, .. }) => Some(("monitor", words)),
+        Some(Command::Trace { words, .. }) => Some(("trace", words)),
         _ => None,
     };
     if let Some((command, words)) = asks

@@ -19,6 +19,7 @@ mod pcapng;
 mod route;
 mod status;
 mod sync;
+mod trace;
 mod unload;
 mod web;
 mod xconnect;
@@ -143,6 +144,7 @@ impl Session {
                 stats: global.stats,
                 oneline: global.oneline,
                 brief: global.brief,
+                details: global.details,
                 timestamp: global.timestamps(),
             }),
         })
@@ -222,6 +224,7 @@ fn command_of(command: Command, session: &mut Session) -> Result<(), Failure> {
         Command::Neigh { words } => link::neigh(&words, session),
         Command::Stats { unknown: true, .. } => status::unknown_labels(session),
         Command::Stats { all, unknown: false } => status::stats(all, session),
+        Command::Trace { words, port, packet } => trace::trace(&words, port.as_deref(), packet, session),
         Command::Sync { words, repair } => sync::sync(&words, repair, session),
         Command::Status => status::status(session),
         Command::Config { words } => config::config(&words, session),
@@ -311,6 +314,7 @@ fn batch_line(line: &str, session: &mut Session) -> Result<(), Failure> {
         stats: style.stats || global.stats,
         oneline: style.oneline || global.oneline,
         brief: style.brief || global.brief,
+        details: style.details || global.details,
         ..style
     };
     let outcome = command_of(command, session);

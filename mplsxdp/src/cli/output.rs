@@ -20,6 +20,7 @@ pub struct Style {
     pub stats: bool,
     pub oneline: bool,
     pub brief: bool,
+    pub details: bool,
     pub timestamp: Timestamp,
 }
 

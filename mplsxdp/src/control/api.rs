@@ -91,6 +91,7 @@ methods! {
     GetStats Read,
     GetBusiestRoutes Read,
     GetUnknownLabels Read,
+    Trace Read,
     Monitor Read,
     // Frames have the contents of other people's traffic.
     Capture Change,
@@ -681,6 +682,104 @@ impl From<Lookup> for GetRoute {
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct RouteReply {
     pub route: InstalledRoute,
+}
+
+/// How many bytes a frame for `Trace` may have: an Ethernet header, and up to the longest packet behind it.
+pub const TRACED_LEN: RangeInclusive<usize> = 14..=65_535;
+
+/// Parameters of `Trace`.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TraceFrame {
+    pub ifname: String,
+    /// In hexadecimal, from the destination MAC address on.
+    pub frame: String,
+}
+
+/// Reply of `Trace`.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct TraceReply {
+    pub trace: Trace,
+}
+
+/// `type Trace`: what would happen to a frame.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Trace {
+    /// The frame at the port of the program, with its tags.
+    pub arrived: TracedFrame,
+    pub steps: Vec<TraceStep>,
+    pub verdict: TraceVerdict,
+    /// Why it is not forwarded, by the name that GetStats uses.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub description: Option<String>,
+    /// The source of the rule.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rule: Option<String>,
+    /// The frame as it leaves, or as the kernel gets it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sent: Option<TracedFrame>,
+    pub slow_path: Vec<TracedAnswer>,
+}
+
+/// `type TraceVerdict`: who handles the frame.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TraceVerdict {
+    Forwarded,
+    Kernel,
+    SlowPath,
+    Dropped,
+}
+
+/// `type TracedFrame`.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct TracedFrame {
+    pub ifname: String,
+    /// In hexadecimal.
+    pub frame: String,
+    /// In words.
+    pub text: String,
+}
+
+/// `type TraceStep`.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct TraceStep {
+    /// Its kind, such as `label`.
+    pub step: String,
+    pub text: String,
+    /// The source of the rule.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rule: Option<String>,
+    /// The route that was found.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub route: Option<InstalledRoute>,
+}
+
+/// `type TracedAnswer`: what the slow path does with the frame.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct TracedAnswer {
+    pub when: String,
+    /// By the names and descriptions that GetStats uses.
+    pub outcomes: Vec<TracedOutcome>,
+    pub actions: Vec<TracedAction>,
+}
+
+/// `type TracedOutcome`.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct TracedOutcome {
+    pub name: String,
+    pub description: String,
+}
+
+/// `type TracedAction`.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct TracedAction {
+    pub text: String,
+    /// What is sent, or what the kernel gets. A packet that is sent by IP is without an Ethernet header.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sent: Option<TracedFrame>,
 }
 
 /// Parameters of `GetVrf`.
@@ -1552,6 +1651,11 @@ pub enum Request {
         order: BusyOrder,
     },
     GetUnknownLabels,
+    /// What would happen to `frame` if it arrived at port `name`.
+    Trace {
+        name: String,
+        frame: Vec<u8>,
+    },
     /// Events go into this queue from now on.
     Monitor {
         watcher: Watcher,
@@ -1611,6 +1715,7 @@ pub enum Reply {
     /// The most frequent first.
     UnknownLabels(Vec<UnknownLabel>),
     Rings(Vec<Ring>),
+    Trace(Box<Trace>),
     Sync(Vec<SyncSource>),
     SyncChecks(Vec<SyncCheck>),
     Done,

@@ -424,6 +424,19 @@ fn our_command(method: Method, raw: Option<&RawValue>, staged: usize) -> Result<
                 order: given.order.unwrap_or_default(),
             }))
         }
+        Method::Trace => {
+            let api::TraceFrame { ifname: name, frame } = parameters(raw)?;
+            let wrong = |reason: String| invalid("parameters.frame", reason);
+            let frame = hex::decode(&frame).map_err(|error| wrong(format!("not hexadecimal: {error}")))?;
+            if !api::TRACED_LEN.contains(&frame.len()) {
+                let (first, last) = (api::TRACED_LEN.start(), api::TRACED_LEN.end());
+                return Err(wrong(format!(
+                    "a frame has {first} to {last} bytes, not {}",
+                    frame.len()
+                )));
+            }
+            Ok(Command::Ask(Request::Trace { name, frame }))
+        }
         Method::GetUnknownLabels => nothing(raw, Command::List(List::UnknownLabels)),
         Method::Monitor => monitor(parameters(raw)?),
         Method::Capture => capture(parameters(raw)?),

@@ -336,6 +336,13 @@ impl Client {
         self.call("GetBusiestRoutes", wanted)
     }
 
+    /// What would happen to a frame that arrived at this port.
+    pub fn trace(&mut self, ifname: &str, frame: &[u8]) -> Result<api::Trace, ClientError> {
+        let (ifname, frame) = (ifname.to_owned(), hex::encode(frame));
+        let api::TraceReply { trace } = self.call("Trace", &api::TraceFrame { ifname, frame })?;
+        Ok(trace)
+    }
+
     /// The sources of routes that the instance follows.
     pub fn sync(&mut self) -> Result<Vec<api::SyncSource>, ClientError> {
         let api::SyncReply { sources } = self.call("GetSync", &Nothing {})?;

@@ -160,6 +160,10 @@ fn request_of(request: &Request) -> (&'static str, Value) {
             (method, parameters)
         }
         Request::GetRoute { lookup } => ("GetRoute", json!(api::GetRoute::from(*lookup))),
+        Request::Trace { name, frame } => {
+            let (ifname, frame) = (name.clone(), hex::encode(frame));
+            ("Trace", json!(api::TraceFrame { ifname, frame }))
+        }
         Request::GetVrf { name } => ("GetVrf", json!(api::GetVrf { name: name.clone() })),
         Request::DeleteRoutes { owner, routes } => {
             let keys = routes.iter().map(api::Route::from).collect();

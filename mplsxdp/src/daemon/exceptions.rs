@@ -27,6 +27,7 @@ use crate::neighbour::{LinkInfo, Vrf};
 use crate::ports::Ports;
 use crate::slowpath::outcome::{Counters, Outcome};
 use crate::slowpath::packet::missing_bytes;
+use crate::slowpath::rehearsal::{Intended, Rehearsed, rehearse};
 use crate::slowpath::unknown::UnknownLabel;
 use crate::slowpath::xsk::{Receiver, Statistics, TransmitError, Transmitter, XskPort};
 use crate::slowpath::{Action, Options, Received, SlowPath, World};
@@ -127,6 +128,7 @@ impl World for View<'_> {
 
 /// The slow path and its sockets.
 pub struct Exceptions {
+    options: Options,
     slow_path: SlowPath,
     outlet: Outlet,
     receivers: BTreeMap<u16, Receiver>,
@@ -162,6 +164,7 @@ impl Exceptions {
             sample: Sample::default(),
         };
         Ok(Self {
+            options,
             slow_path: SlowPath::new(options),
             outlet,
             receivers: BTreeMap::new(),
@@ -248,6 +251,43 @@ impl Exceptions {
             });
         }
         self.outlet.flush(view, now);
+    }
+
+    /// What would be done with a frame that came up at this port, in order.
+    pub fn rehearse(&self, frame: &[u8], port: u16, view: &View<'_>, now: Instant) -> Vec<Rehearsed> {
+        let mut untagged = MemoryFrame::default();
+        if let Some(verdict) = crossed(frame, port, view, &mut untagged) {
+            return vec![match verdict {
+                Verdict::Forward { port } => Rehearsed {
+                    outcomes: vec![Outcome::Forwarded],
+                    actions: vec![Intended::Transmit {
+                        port,
+                        frame: untagged.bytes().to_vec(),
+                    }],
+                },
+                Verdict::Pass | Verdict::Exception(_) => Rehearsed {
+                    outcomes: vec![Outcome::NotHandled],
+                    actions: Vec::new(),
+                },
+            }];
+        }
+        let (port, frame) = match untag(frame, port, view, &mut untagged) {
+            Untagged::AsReceived => (port, frame),
+            Untagged::At(port) => (port, untagged.bytes()),
+        };
+        let received = Received {
+            port,
+            frame,
+            trimmed: 0,
+        };
+        rehearse(self.options, received, view, now, |action| match *action {
+            Action::Transmit { port, .. } => {
+                let parent = view.ports.way_out(port).map(|(parent, _)| parent);
+                parent.is_some_and(|parent| self.outlet.transmitters.contains_key(&parent) && view.is_up(parent))
+            }
+            Action::Deliver { port, .. } => view.ports.way_up(port).is_some(),
+            Action::SendByIp { .. } | Action::Resolve { .. } | Action::Report(_) | Action::Handled(..) => true,
+        })
     }
 
     /// Call when next hops have changed.
@@ -378,13 +418,7 @@ impl Outlet {
 
     /// Sends on a frame of a cross-connected port, which came up because its checksum was unfinished. `None`: it is not.
     fn cross(&mut self, frame: &[u8], port: u16, view: &View<'_>, copy: &mut MemoryFrame) -> Option<Outcome> {
-        let tables = view.tables.at_wire(view.ports.settings(port));
-        copy.refill([frame], 0);
-        let is_crossed = |number| tables.port(number).has(PortWord::CROSS_CONNECT);
-        if !is_crossed(port.into()) && !is_crossed(arrival_port(copy, &tables)) {
-            return None;
-        }
-        let Verdict::Forward { port } = forward(copy, &tables) else {
+        let Verdict::Forward { port } = crossed(frame, port, view, copy)? else {
             return Some(Outcome::NotHandled);
         };
         // It has the tags that it leaves with.
@@ -447,6 +481,15 @@ fn missed(receiver: &Receiver) -> u64 {
     queues.map(|queue| queue.ring_full + queue.dropped).sum()
 }
 
+/// The verdict on a frame of a cross-connected port, which is in `copy` as it leaves. `None`: it is not of one.
+fn crossed(frame: &[u8], port: u16, view: &View<'_>, copy: &mut MemoryFrame) -> Option<Verdict> {
+    let tables = view.tables.at_wire(view.ports.settings(port));
+    copy.refill([frame], 0);
+    let is_crossed = |number| tables.port(number).has(PortWord::CROSS_CONNECT);
+    let is_one = is_crossed(port.into()) || is_crossed(arrival_port(copy, &tables));
+    is_one.then(|| forward(copy, &tables))
+}
+
 /// Where a frame from a port's sockets arrived.
 enum Untagged {
     /// At the port: it has no tags, or those of a sub-interface that was just removed.
@@ -476,7 +519,7 @@ fn untag(frame: &[u8], port: u16, view: &View<'_>, untagged: &mut MemoryFrame) -
 }
 
 /// Inserts VLAN tags into a frame, in `tagged`.
-fn tag<'a>(frame: &'a [u8], tags: VlanTags, tagged: &'a mut Vec<u8>) -> &'a [u8] {
+pub(super) fn tag<'a>(frame: &'a [u8], tags: VlanTags, tagged: &'a mut Vec<u8>) -> &'a [u8] {
     let bytes = tags.to_bytes();
     let Some((macs, rest)) = frame.split_at_checked(ETHERTYPE).filter(|_| tags != VlanTags::NONE) else {
         return frame;

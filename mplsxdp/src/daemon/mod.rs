@@ -17,6 +17,7 @@ mod signals;
 #[cfg(test)]
 mod tests;
 mod threads;
+mod trace;
 pub mod upgrade;
 mod watch;
 mod watchdog;
@@ -33,6 +34,7 @@ use anyhow::Context as _;
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 use mplsxdp_common::abi::{Police, Settings};
+use mplsxdp_common::wire::Mac;
 use tokio::net::UnixListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Semaphore, mpsc, oneshot};
@@ -49,6 +51,7 @@ use crate::dataplane::capture::{CaptureFilters, CaptureRing};
 use crate::dataplane::kernel::{CounterReaders, KernelTables};
 use crate::dataplane::loader::{Loader, LostFrames, Program, Sizes};
 use crate::dataplane::port::{AttachError, Attachment, TakenOver, Takeover};
+use crate::dataplane::recorder::FibAnswer;
 use crate::error;
 use crate::feeds::TtlDefaults;
 use crate::kernel::failed_links::FailedLinks;
@@ -85,6 +88,7 @@ pub use reading::Reread;
 use requests::Requests;
 use saving::{Opened, Saving};
 use threads::Dropper;
+use trace::Traced;
 use watch::{Findings, TtlSettings, Watch};
 use watchdog::Watchdog;
 
@@ -513,6 +517,8 @@ enum Outcome {
     CaptureEnded,
     /// Whether the program's file can take over.
     FileTried(Token, Result<(), String>),
+    /// What the kernel answers about the packet of a frame that is traced.
+    FibAsked(Token, u16, Vec<u8>, Option<(u32, Mac)>),
     Nothing,
 }
 
@@ -844,6 +850,18 @@ impl Daemon {
             }
             Outcome::TakenOver(taken, were_ports) => self.taken_over(taken, were_ports),
             Outcome::LocalRoutes(routes) => self.local_routes = Some(routes),
+            Outcome::FibAsked(token, port, frame, answer) => {
+                let answer = answer.map_or(FibAnswer::Kernel, |(ifindex, destination)| {
+                    let link = self.switch.links().get(ifindex);
+                    let source = link.and_then(|link| link.mac).unwrap_or(Mac::ZERO);
+                    FibAnswer::Neighbour {
+                        ifindex,
+                        source,
+                        destination,
+                    }
+                });
+                self.trace(token, port, frame, Some(answer));
+            }
             Outcome::Nothing => {}
         }
     }
@@ -962,6 +980,7 @@ impl Daemon {
                     Outcome::Input(Input::Busiest { token, slots, time })
                 });
             }
+            Effect::ReplyTrace { token, port, frame } => self.trace(token, port, frame, None),
             Effect::ReplyUnknownLabels { token } => {
                 let labels = reports::unknown_labels(&self.exceptions, self.switch.ports(), Instant::now());
                 self.reply(token, Ok(Reply::UnknownLabels(labels)));
@@ -1282,6 +1301,27 @@ impl Daemon {
         }
         let taps = self.captures.taps.clone();
         passing.set(News { taps, names }, &programs);
+    }
+
+    /// Replies with what would happen to a frame. The kernel is asked first, if the program would ask it.
+    fn trace(&mut self, token: Token, port: u16, frame: Vec<u8>, fib: Option<FibAnswer>) {
+        let traced = self.with_exceptions(|exceptions, view| Traced::of(&frame, port, fib, exceptions, view));
+        match traced.unanswered() {
+            Some(question) => {
+                let netlink = self.netlink.clone();
+                self.run(async move {
+                    let answer = netlink.fib_lookup(&question).await.unwrap_or_else(|error| {
+                        warn!(%error, "a frame is traced without the kernel's answer");
+                        None
+                    });
+                    Outcome::FibAsked(token, port, frame, answer)
+                });
+            }
+            None => {
+                let trace = traced.explain(&self.switch);
+                self.reply(token, Ok(Reply::Trace(Box::new(trace))));
+            }
+        }
     }
 
     fn run(&mut self, future: impl Future<Output = Outcome> + 'static) {

@@ -16,6 +16,7 @@ use mplsxdp_common::wire::{
 
 use super::frame::MemoryFrame;
 use super::memory::{FibNextHop, FibRoute, MemoryTables};
+use super::recorder::Recorded;
 use super::{FtnKey, Tables as _};
 
 const OWN_MAC: Mac = Mac([2, 0, 0, 0, 0, 1]);
@@ -138,6 +139,16 @@ pub fn core(data: &[u8]) {
         tables.hash_seed = u32::from(vlan_and_seed >> 2).wrapping_mul(0x9e37_79b1);
         let mut out = MemoryFrame::with_headroom(frame, headroom);
         let verdict = forward(&mut out, &tables.at_wire(settings));
+        if headroom == MemoryFrame::HEADROOM {
+            let counted = tables.route_counters.borrow().clone();
+            let recorded = Recorded::of(frame, &tables.at_wire(settings), None);
+            assert_eq!(
+                (recorded.verdict, recorded.frame.bytes()),
+                (verdict, out.bytes()),
+                "a record changes it"
+            );
+            assert_eq!(*tables.route_counters.borrow(), counted, "a record counts");
+        }
         (verdict, out.bytes().to_vec(), tables)
     };
     let (verdict, out, tables) = run(&frame);

@@ -1,5 +1,6 @@
 //! The tables of the data plane. The LFIB writes to [`Tables`]: [`kernel`] has the BPF maps, [`memory`] the tables for
-//! tests. [`frame`] is a frame for the forwarding core in this process. [`loader`] loads the programs and maps, and
+//! tests. [`frame`] is a frame for the forwarding core in this process, and [`recorder`] what it
+//! asked about one. [`loader`] loads the programs and maps, and
 //! [`port`] attaches a program, and [`pinned`] keeps it attached; [`bpf`] has the bpf(2) commands that this needs. [`btf`]
 //! finds fields of the kernel's structures. [`inject`] makes the kernel receive frames from the slow path.
 
@@ -24,6 +25,7 @@ mod order;
 pub mod pinned;
 pub mod port;
 pub mod port_change;
+pub mod recorder;
 pub mod release;
 
 use clap::ValueEnum;

@@ -19,7 +19,9 @@ use netlink_packet_route::link::{
 use netlink_packet_route::neighbour::{
     NeighbourAddress, NeighbourAttribute, NeighbourExtFlags, NeighbourFlags, NeighbourMessage, NeighbourState as Nud,
 };
-use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteProtocol, RouteType};
+use netlink_packet_route::route::{
+    RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteProtocol, RouteType, RouteVia,
+};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
 use super::requests::{NeighbourEntry, PROTOCOL};
@@ -176,6 +178,32 @@ pub(super) fn lookup_of(route: &RouteMessage) -> Lookup {
         (RouteType::Unicast, Some(ifindex)) => Lookup::Interface(ifindex),
         _ => Lookup::NoRoute,
     }
+}
+
+/// The next hop's address, if the route names one.
+pub(super) fn gateway_of(route: &RouteMessage) -> Option<IpAddr> {
+    route.attributes.iter().find_map(|attribute| match attribute {
+        RouteAttribute::Gateway(RouteAddress::Inet(address)) | RouteAttribute::Via(RouteVia::Inet(address)) => {
+            Some(IpAddr::V4(*address))
+        }
+        RouteAttribute::Gateway(RouteAddress::Inet6(address)) | RouteAttribute::Via(RouteVia::Inet6(address)) => {
+            Some(IpAddr::V6(*address))
+        }
+        _ => None,
+    })
+}
+
+/// The MAC address of a neighbour to which the kernel sends now (NUD_VALID).
+pub(super) fn valid_mac(entry: &NeighbourMessage) -> Option<Mac> {
+    let is_valid = matches!(
+        entry.header.state,
+        Nud::Permanent | Nud::Noarp | Nud::Reachable | Nud::Probe | Nud::Stale | Nud::Delay
+    );
+    let mac = entry.attributes.iter().find_map(|attribute| match attribute {
+        NeighbourAttribute::LinkLayerAddress(address) => address.first_chunk::<6>().copied().map(Mac),
+        _ => None,
+    });
+    mac.filter(|_| is_valid)
 }
 
 /// `None` for bridges' reports about their ports, which are not about the interface itself (AF_BRIDGE).

@@ -11,6 +11,8 @@ use std::time::Duration;
 
 use futures_util::{StreamExt, TryStreamExt};
 use ipnet::IpNet;
+use mplsxdp_common::fib::FibLookup;
+use mplsxdp_common::ip::Family;
 use mplsxdp_common::wire::Mac;
 use netlink_packet_core::{
     NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload,
@@ -31,7 +33,7 @@ use tokio::sync::Notify;
 use tokio::time::timeout;
 
 use super::LocalRoute;
-use super::decoding::{error_of, link_info, lookup_of, neighbour_entry};
+use super::decoding::{error_of, gateway_of, link_info, lookup_of, neighbour_entry, valid_mac};
 use super::subscription::{self, Events, Interests};
 use crate::neighbour::{LinkInfo, Lookup, Peer};
 
@@ -135,6 +137,38 @@ impl Netlink {
                 _ => Err(error),
             },
         }
+    }
+
+    /// How the kernel would forward a packet as a program asks it (`bpf_fib_lookup`) in the table of a VRF: the interface, and
+    /// the neighbour's MAC address. `None`: only the kernel can handle the packet. A route question is the closest to it that
+    /// a process can ask; among several next hops of a route, the kernel may choose another for the packet's flow.
+    pub async fn fib_lookup(&self, question: &FibLookup) -> Result<Option<(u32, Mac)>, Error> {
+        let destination = match (question.family(), question.destination()) {
+            (Family::V4, [a, b, c, d, ..]) => IpAddr::from([a, b, c, d]),
+            (Family::V6, address) => IpAddr::from(address),
+        };
+        let mut message = RouteMessage::default();
+        let (family, length) = family_of(destination);
+        message.header.address_family = family;
+        message.header.destination_prefix_length = length;
+        message.attributes = vec![
+            RouteAttribute::Destination(destination.into()),
+            RouteAttribute::Oif(question.ifindex()),
+        ];
+        let request = format!("route look-up of {destination} in a VRF");
+        let message = RouteNetlinkMessage::GetRoute(message);
+        let route = match self.request(&request, message, NLM_F_REQUEST).await {
+            Ok(Some(RouteNetlinkMessage::NewRoute(route))) => route,
+            Ok(_) | Err(Error::Refused { .. }) => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        let Lookup::Interface(ifindex) = lookup_of(&route) else {
+            return Ok(None);
+        };
+        let neighbour = gateway_of(&route).unwrap_or(destination);
+        let entry = self.neighbour(ifindex, neighbour).await?;
+        let mac = entry.as_ref().and_then(valid_mac);
+        Ok(mac.map(|mac| (ifindex, mac)))
     }
 
     /// Makes the kernel resolve a neighbour, and keep it resolved if it can (NTF_EXT_MANAGED, Linux 5.16; older kernels

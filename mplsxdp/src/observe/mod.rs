@@ -3,6 +3,7 @@
 
 pub mod busiest;
 pub mod metrics;
+pub mod notation;
 pub mod reasons;
 pub mod routes;
 pub mod stats;

@@ -3,8 +3,9 @@
 //!
 //! It does not rely on the reason for which a frame came up: `ask` runs the forwarding core on a copy of it, so that
 //! changes in the meantime count (such as a MAC address that is known by now). `answer` sends ICMP errors, which
-//! [`icmp`] builds if `packet` allows them and `limit` has room; [`oam`] answers MPLS echo requests; `too_big` fragments; `hold` keeps frames for next
-//! hops; [`unknown`] tracks the labels without a route; [`outcome`] counts.
+//! [`icmp`] builds if `packet` allows them and `limit` has room; [`oam`] answers MPLS echo requests; `too_big`
+//! fragments; `hold` keeps frames for next hops; [`unknown`] tracks the labels without a route; [`outcome`] counts.
+//! [`rehearsal`] finds out what would be done, without doing it.
 
 mod answer;
 mod ask;
@@ -18,6 +19,7 @@ mod limit;
 pub mod oam;
 pub mod outcome;
 pub mod packet;
+pub mod rehearsal;
 #[cfg(test)]
 mod tests;
 mod too_big;

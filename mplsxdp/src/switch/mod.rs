@@ -29,6 +29,7 @@ mod routes;
 mod saving;
 #[cfg(test)]
 mod tests;
+mod trace;
 mod watched;
 
 use std::collections::{BTreeSet, VecDeque};
@@ -237,6 +238,12 @@ pub enum Effect {
         token: Token,
         neighbors: Vec<(Option<(u32, IpAddr)>, api::NextHopState)>,
         last: Option<Position>,
+    },
+    /// Reply with what would happen to a frame that arrives at this port.
+    ReplyTrace {
+        token: Token,
+        port: u16,
+        frame: Vec<u8>,
     },
     ReplyUnknownLabels {
         token: Token,
@@ -754,6 +761,13 @@ impl<T: Tables> Switch<T> {
                 };
                 return self.effects.push_back(effect);
             }
+            Request::Trace { name, frame } => match self.ports.number(name) {
+                Some(port) => {
+                    let frame = frame.clone();
+                    return self.effects.push_back(Effect::ReplyTrace { token, port, frame });
+                }
+                None => Err(self.no_such_link(name)),
+            },
             Request::GetUnknownLabels => return self.effects.push_back(Effect::ReplyUnknownLabels { token }),
             Request::Monitor { watcher } => {
                 let watcher = watcher.clone();

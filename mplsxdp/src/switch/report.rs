@@ -545,7 +545,7 @@ impl<T: Tables> Switch<T> {
     }
 
     /// The interface of a next hop. A sub-interface has its own name here, not that of the kernel's device for it.
-    fn device(&self, id: NextHopId) -> Option<&str> {
+    pub(super) fn device(&self, id: NextHopId) -> Option<&str> {
         let ifindex = self.resolver.state(id).and_then(HopState::ifindex);
         let next_hop = self.lfib.next_hops().get(id);
         ifindex

@@ -1465,3 +1465,64 @@ fn unload() {
     assert!(!fake.instance.socket().exists());
     assert_eq!(run(&fake, "unload").0, 1);
 }
+
+#[test]
+fn a_frame_is_traced_in_words_in_hexadecimal_or_from_a_capture() {
+    let fake = Fake::start();
+    let said = done(&fake, "trace [100 64] ip to 10.4.4.2 --in eth1");
+    assert_eq!(
+        said,
+        "a frame\n    1 label 100, TTL 64, TC 0, S 1: out label 110, TTL uniform (RFC 3031 section 3.13)\n\
+         forwarded by eth1: another frame\n"
+    );
+    let traced = json_of(&fake, "-j trace [100 64] ip to 10.4.4.2 --in eth1");
+    let frame = traced["arrived"]["frame"].as_str().unwrap();
+    // To the port, from the usual source, label 100.
+    assert!(frame.starts_with("0200000000010200000000018847000641404500"), "{frame}");
+    let again = json_of(&fake, &format!("-j trace hex {frame} --in eth1"));
+    assert_eq!(again, traced);
+    let details = done(&fake, &format!("-d trace hex {frame} --in eth1"));
+    assert_eq!(details.lines().nth(1).unwrap().trim(), frame);
+
+    let mut file = vec![
+        0xd4, 0xc3, 0xb2, 0xa1, 2, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 0, 0, 1, 0, 0, 0,
+    ];
+    for number in 1..=2_u8 {
+        file.extend([0, 0, 0, 0, 0, 0, 0, 0, 14, 0, 0, 0, 14, 0, 0, 0]);
+        file.extend([number; 14]);
+    }
+    std::fs::write(fake.dir.path().join("dump.pcap"), file).unwrap();
+    assert!(done(&fake, "trace pcap dump.pcap --in eth1").contains("frame 2\n"));
+    let second = json_of(&fake, "-j trace pcap dump.pcap --packet 2 --in eth1");
+    assert_eq!(second["arrived"]["frame"], json!("02".repeat(14)));
+
+    for (line, code, part) in [
+        (
+            "trace ip to 10.4.4.2 --in eth9",
+            1,
+            "eth9 is not a port; the ports: eth1",
+        ),
+        ("trace ip to 10.4.4.2", 1, "Add `--in IFACE`, one of: eth1"),
+        (
+            "trace [100 ip --in eth1",
+            2,
+            "`ip` is not a TTL, a number from 0 to 255",
+        ),
+        ("trace hex 02 --in eth1", 1, "a frame has 14 to 65535 bytes, not 1"),
+        ("trace hex zz --in eth1", 2, "not hexadecimal"),
+        (
+            "trace pcap dump.pcap --packet 3 --in eth1",
+            1,
+            "there is no frame 3: the file has 2",
+        ),
+        ("trace pcap nowhere --in eth1", 1, "cannot read nowhere"),
+        (
+            "trace ip to 10.4.4.2 --packet 3 --in eth1",
+            2,
+            "`--packet` goes with `pcap`",
+        ),
+    ] {
+        let (found, _, err) = run(&fake, line);
+        assert!(found == code && err.contains(part), "{line}: {found} {err}");
+    }
+}

@@ -14,7 +14,7 @@ use mplsxdp::control::api::{
     BackupState, BucketRange, BusiestRoutes, ChangeMode, Changed, Changes, Checksum, Committed, Counter,
     InstalledRoute, KernelCounters, KernelNeighbor, KeyFilter, Link, LinkCounters, Lookup, NextHopState, Outcome,
     PathState, ReasonCounter, Refusal, Reply, Request, Resolution, RouteFilter, SavedState, Stats, Status, Table,
-    UnknownLabel, UnreachableRoute, ViaAddress, ViaFamily, VlanTag, Vrf,
+    Trace, TraceStep, TraceVerdict, TracedFrame, UnknownLabel, UnreachableRoute, ViaAddress, ViaFamily, VlanTag, Vrf,
 };
 use mplsxdp::control::events::{Event, Timed, Watcher};
 use mplsxdp::control::frames::Tap;
@@ -265,6 +265,29 @@ impl Kept {
                 self.routes.retain(|_, route| !chosen(&filter, route));
                 Ok(deleted(before - self.routes.len()))
             }
+            Request::Trace { name, frame } => Ok(Reply::Trace(Box::new(Trace {
+                arrived: TracedFrame {
+                    ifname: name.clone(),
+                    frame: hex(&frame),
+                    text: "a frame".into(),
+                },
+                steps: vec![TraceStep {
+                    step: "label".into(),
+                    text: "label 100, TTL 64, TC 0, S 1: out label 110, TTL uniform".into(),
+                    rule: Some("RFC 3031 section 3.13".into()),
+                    route: None,
+                }],
+                verdict: TraceVerdict::Forwarded,
+                reason: None,
+                description: None,
+                rule: None,
+                sent: Some(TracedFrame {
+                    ifname: name,
+                    frame: hex(&frame[6..]),
+                    text: "another frame".into(),
+                }),
+                slow_path: Vec::new(),
+            }))),
             Request::ListLinks { counters } => Ok(Reply::Links(links(counters))),
             Request::AddLink { name, .. } if name == "eth0" => Err(Refusal::LinkRefused {
                 reason: "eth0 is taken by another XDP program".into(),
@@ -643,6 +666,10 @@ pub fn links(counters: bool) -> Vec<Link> {
         ..eth1.clone()
     };
     vec![eth1, parent_only, qinq, local]
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn unknown_labels() -> Vec<UnknownLabel> {

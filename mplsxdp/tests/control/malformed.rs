@@ -72,6 +72,7 @@ fn calls() -> Vec<(&'static str, Value)> {
         ("GetRoute", json!({ "attachment": "eth3" })),
         ("GetRoute", json!({ "address": "192.0.2.1" })),
         ("GetVrf", json!({ "name": "red" })),
+        ("Trace", json!({ "ifname": "eth1", "frame": "0200000000010200000000028847" })),
         ("Begin", json!({ "replace_all": true, "owner": "static" })),
         ("Stage", json!({ "routes": routes })),
         ("Commit", json!({ "allow_empty": true })),

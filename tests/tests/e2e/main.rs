@@ -43,6 +43,7 @@ mod soak;
 mod state;
 mod switching;
 mod too_big;
+mod trace;
 mod traceroute;
 mod untouched;
 mod virtio;
@@ -89,6 +90,7 @@ fn main() -> Result<()> {
         doctor::tests(),
         local::tests(),
         traceroute::tests(),
+        trace::tests(),
         exceptions::tests(),
         too_big::tests(),
         multipath::tests(),

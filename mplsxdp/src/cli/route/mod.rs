@@ -1,7 +1,7 @@
 //! `route`: verbs and output in the style of iproute2.
 
 mod file;
-mod show;
+pub(super) mod show;
 
 use std::io::{self, IsTerminal};
 

@@ -510,6 +510,7 @@ fn change(request: &Request) -> Option<String> {
         | Request::ListRoutes { .. }
         | Request::GetRoute { .. }
         | Request::GetVrf { .. }
+        | Request::Trace { .. }
         | Request::ListLinks { .. }
         | Request::ListNeighbors { .. }
         | Request::GetStats { .. }
@@ -609,6 +610,7 @@ fn answer_of(reply: Reply) -> Result<Vec<u8>, Failure> {
         Reply::Vrf(vrf) => answer(&vrf),
         Reply::Changed(changed) => answer(&changed),
         Reply::Committed(committed) => answer(&committed),
+        Reply::Trace(trace) => answer(&api::TraceReply { trace: *trace }),
         Reply::Sync(sources) => answer(&api::SyncReply { sources }),
         Reply::SyncChecks(checks) => answer(&api::SyncChecks { checks }),
         Reply::Stats(stats) => answer(&api::StatsReply { stats }),

@@ -794,6 +794,25 @@ fn methods() {
         frame: "00".repeat(14),
     };
     method!("Trace", traced, TraceReply { trace: trace() });
+    let lsp_ping = LspPing {
+        prefix: Some(name()),
+        labels: Some(vec![100]),
+        via: Some(name()),
+        dev: Some(name()),
+        source: Some(name()),
+        source_port: 40000,
+        destination: name(),
+        ttl: 255,
+        payload: name(),
+        dry_run: Some(true),
+    };
+    let sent = LspPingSent {
+        dev: name(),
+        via: Some(name()),
+        labels: vec![100],
+        source: name(),
+    };
+    method!("SendLspPing", lsp_ping, sent);
     let monitor = Monitor {
         kinds: Some(vec![EventKind::Rate]),
         interval_ms: Some(500),
@@ -877,6 +896,7 @@ fn errors() {
         .into(),
         Refusal::UpgradeRefused { reason: text() }.into(),
         Refusal::CaptureRefused { reason: text() }.into(),
+        Refusal::LspPingRefused { reason: text() }.into(),
         Refusal::LinkRefused {
             ifname: text(),
             reason: text(),

@@ -10,7 +10,7 @@ use clap::{ArgAction, ArgMatches, Args, FromArgMatches, Parser, Subcommand, Valu
 use serde_json::Value;
 
 use super::monitor::{self, Timestamp};
-use super::{config, link, route, sync, trace, web, xconnect};
+use super::{config, link, lsp, route, sync, trace, web, xconnect};
 use crate::config::Options;
 use crate::route::{Source, line};
 
@@ -174,6 +174,9 @@ pub enum Command {
         /// A verb and its arguments, as below; the default is `show`.
         words: Vec<String>,
     },
+    /// Test an LSP with MPLS echo requests (RFC 8029).
+    #[command(after_help = lsp::HELP)]
+    Lsp(Box<lsp::LspArgs>),
     /// The next hops that routes use.
     #[command(visible_aliases = ["neighbour", "neighbor"], after_help = link::NEIGH_HELP)]
     Neigh {

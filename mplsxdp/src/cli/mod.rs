@@ -12,6 +12,7 @@ mod instances;
 mod lines;
 mod link;
 mod load;
+mod lsp;
 mod monitor;
 mod netns;
 mod output;
@@ -220,6 +221,7 @@ fn command_of(command: Command, session: &mut Session) -> Result<(), Failure> {
             owner,
         } => route::route(&words, route::Choices { allow_empty, owner }, session),
         Command::Link { words } => link::link(&words, session),
+        Command::Lsp(args) => lsp::lsp(&args, session),
         Command::Xconnect { words } => xconnect::xconnect(&words, session),
         Command::Neigh { words } => link::neigh(&words, session),
         Command::Stats { unknown: true, .. } => status::unknown_labels(session),

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
+use mplsxdp_common::wire::Label;
 use serde::{Deserialize, Serialize};
 
 use super::access::Access;
@@ -92,6 +93,7 @@ methods! {
     GetBusiestRoutes Read,
     GetUnknownLabels Read,
     Trace Read,
+    SendLspPing Change,
     Monitor Read,
     // Frames have the contents of other people's traffic.
     Capture Change,
@@ -1330,6 +1332,40 @@ pub struct BusyRoute {
     pub bits_per_second: f64,
 }
 
+/// Parameters of `SendLspPing`.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LspPing {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prefix: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub labels: Option<Vec<u32>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub via: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dev: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<String>,
+    pub source_port: u16,
+    pub destination: String,
+    pub ttl: u8,
+    /// In hexadecimal.
+    pub payload: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dry_run: Option<bool>,
+}
+
+/// Reply of `SendLspPing`.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct LspPingSent {
+    pub dev: String,
+    /// `None` if the next hop has only a MAC address.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub via: Option<String>,
+    pub labels: Vec<u32>,
+    pub source: String,
+}
+
 /// Reply of `GetUnknownLabels`.
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
 pub struct UnknownLabels {
@@ -1656,6 +1692,7 @@ pub enum Request {
         name: String,
         frame: Vec<u8>,
     },
+    SendLspPing(Box<EchoRequest>),
     /// Events go into this queue from now on.
     Monitor {
         watcher: Watcher,
@@ -1678,6 +1715,32 @@ pub enum Request {
     /// Go on as another process image, from the file that this process was started from.
     Upgrade,
     Unload,
+}
+
+/// An MPLS echo request to send.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct EchoRequest {
+    pub lsp: Lsp,
+    /// `None`: an address of this machine.
+    pub source: Option<IpAddr>,
+    pub source_port: u16,
+    pub destination: IpAddr,
+    pub ttl: u8,
+    pub payload: Vec<u8>,
+    pub dry_run: bool,
+}
+
+/// The beginning of an LSP.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Lsp {
+    /// That of packets to this prefix.
+    Prefix(IpNet),
+    /// These labels, at a next hop of a route.
+    Stack {
+        labels: Vec<Label>,
+        via: IpAddr,
+        dev: Option<String>,
+    },
 }
 
 /// The route to look up.
@@ -1714,6 +1777,7 @@ pub enum Reply {
     Busiest(BusiestRoutes),
     /// The most frequent first.
     UnknownLabels(Vec<UnknownLabel>),
+    LspPingSent(LspPingSent),
     Rings(Vec<Ring>),
     Trace(Box<Trace>),
     Sync(Vec<SyncSource>),
@@ -1771,6 +1835,9 @@ pub enum Refusal {
     #[error("{reason}")]
     #[serde(rename = "io.mplsxdp.LinkRefused")]
     LinkRefused { ifname: String, reason: String },
+    #[error("no MPLS echo request was sent: {reason}")]
+    #[serde(rename = "io.mplsxdp.LspPingRefused")]
+    LspPingRefused { reason: String },
     #[error("{reason}")]
     #[serde(rename = "io.mplsxdp.UpgradeRefused")]
     UpgradeRefused { reason: String },

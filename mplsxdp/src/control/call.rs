@@ -2,18 +2,21 @@
 //! nothing.
 
 use std::borrow::Cow;
+use std::net::IpAddr;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
 
-use mplsxdp_common::abi::{CaptureFilter, Reason};
+use ipnet::IpNet;
+use mplsxdp_common::abi::{CaptureFilter, MAX_PUSH, Reason};
 use mplsxdp_common::wire::Label;
 use serde::Deserialize;
 use serde_json::error::Category;
 use serde_json::value::RawValue;
 
 use super::api::{
-    self, ChangeMode, Error, EventKind, Family, INTERFACE, Key, KeyFilter, Lookup, Method, Request, RouteFilter,
+    self, ChangeMode, EchoRequest, Error, EventKind, Family, INTERFACE, Key, KeyFilter, Lookup, Lsp, Method, Request,
+    RouteFilter,
 };
 use super::events::Kinds;
 use super::frames::Wanted;
@@ -437,6 +440,9 @@ fn our_command(method: Method, raw: Option<&RawValue>, staged: usize) -> Result<
             }
             Ok(Command::Ask(Request::Trace { name, frame }))
         }
+        Method::SendLspPing => Ok(Command::Ask(Request::SendLspPing(Box::new(echo_request(parameters(
+            raw,
+        )?)?)))),
         Method::GetUnknownLabels => nothing(raw, Command::List(List::UnknownLabels)),
         Method::Monitor => monitor(parameters(raw)?),
         Method::Capture => capture(parameters(raw)?),
@@ -620,6 +626,83 @@ fn checked(routes: Vec<api::Route>, base: usize) -> Result<Vec<Route>, Error> {
             })
         })
         .collect()
+}
+
+/// The request that a call of `SendLspPing` is for.
+fn echo_request(call: api::LspPing) -> Result<EchoRequest, Error> {
+    let address = |name: &str, text: &str| {
+        let address = text.parse::<IpAddr>();
+        address.map_err(|_| invalid(format!("parameters.{name}"), format!("`{text}` is not an IP address")))
+    };
+    let lsp = match (&call.prefix, &call.labels, &call.via) {
+        (Some(prefix), None, None) if call.dev.is_none() => {
+            let prefix = prefix.parse::<IpNet>();
+            Lsp::Prefix(
+                prefix
+                    .map_err(|_| invalid("parameters.prefix", "not a prefix such as 10.4.4.0/24"))?
+                    .trunc(),
+            )
+        }
+        (None, Some(labels), Some(via)) => {
+            let labels = labels
+                .iter()
+                .map(|&label| Label::new(label))
+                .collect::<Option<Vec<_>>>();
+            let labels = labels.filter(|labels| (1..=MAX_PUSH).contains(&labels.len()));
+            Lsp::Stack {
+                labels: labels.ok_or_else(|| {
+                    let reason = format!("must be 1 to {MAX_PUSH} labels, each from 0 to 1048575");
+                    invalid("parameters.labels", reason)
+                })?,
+                via: address("via", via)?,
+                dev: call.dev,
+            }
+        }
+        _ => return Err(invalid("parameters", "`prefix`, or `labels` and `via`, must be given")),
+    };
+    let destination = address("destination", &call.destination)?;
+    let is_loopback = match destination {
+        IpAddr::V4(address) => address.is_loopback(),
+        IpAddr::V6(address) => {
+            address.is_loopback() || address.to_ipv4_mapped().is_some_and(|address| address.is_loopback())
+        }
+    };
+    if !is_loopback {
+        let reason = format!("{destination} is not a loopback address: 127.0.0.0/8, ::1 or ::ffff:127.0.0.0/104");
+        return Err(invalid("parameters.destination", reason));
+    }
+    if call.ttl == 0 || call.source_port == 0 {
+        let place = if call.ttl == 0 {
+            "parameters.ttl"
+        } else {
+            "parameters.source_port"
+        };
+        return Err(invalid(place, "must not be 0"));
+    }
+    let source = call.source.map(|source| address("source", &source)).transpose()?;
+    if source.is_some_and(|source| source.is_ipv4() != destination.is_ipv4()) {
+        return Err(invalid("parameters.source", "must be of the family of `destination`"));
+    }
+    Ok(EchoRequest {
+        lsp,
+        source,
+        source_port: call.source_port,
+        destination,
+        ttl: call.ttl,
+        payload: hexadecimal(&call.payload).ok_or_else(|| invalid("parameters.payload", "not hexadecimal octets"))?,
+        dry_run: call.dry_run.unwrap_or(false),
+    })
+}
+
+fn hexadecimal(text: &str) -> Option<Vec<u8>> {
+    let (pairs, rest) = text.as_bytes().as_chunks::<2>();
+    let digit = |digit: u8| char::from(digit).to_digit(16);
+    let octet = |&[high, low]: &[u8; 2]| Some((digit(high)? << 4 | digit(low)?) as u8);
+    pairs
+        .iter()
+        .map(octet)
+        .collect::<Option<_>>()
+        .filter(|_| rest.is_empty())
 }
 
 fn nothing(raw: Option<&RawValue>, command: Command) -> Result<Command, Error> {

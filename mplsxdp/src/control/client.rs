@@ -326,6 +326,11 @@ impl Client {
         })
     }
 
+    /// Sends an MPLS echo request, and returns the way that it takes from here.
+    pub fn lsp_ping(&mut self, request: &api::LspPing) -> Result<api::LspPingSent, ClientError> {
+        self.call("SendLspPing", request)
+    }
+
     pub fn stats(&mut self, all: bool) -> Result<api::Stats, ClientError> {
         let api::StatsReply { stats } = self.call("GetStats", &api::GetStats { all: Some(all) })?;
         Ok(stats)

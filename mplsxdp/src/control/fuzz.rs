@@ -5,7 +5,7 @@ use mplsxdp_common::abi::{CaptureFilter, Reason};
 use serde_json::{Value, json};
 use tokio_util::codec::Decoder as _;
 
-use super::api::{self, ChangeMode, Error, EventKind, INTERFACE, Request, RouteFilter};
+use super::api::{self, ChangeMode, EchoRequest, Error, EventKind, INTERFACE, Lsp, Request, RouteFilter};
 use super::call::{self, Command, Flags, List, Monitor, SERVICE_INTERFACE};
 use super::codec::{Message, Messages};
 use crate::route::Route;
@@ -225,12 +225,33 @@ fn request_of(request: &Request) -> (&'static str, Value) {
             "GetBusiestRoutes",
             json!({ "count": count, "milliseconds": time.as_millis(), "order": order }),
         ),
+        Request::SendLspPing(request) => ("SendLspPing", echo_of(request)),
         Request::GetSync => ("GetSync", json!({})),
         Request::CheckSync { repair } => ("CheckSync", json!({ "repair": repair })),
         Request::Confirm => ("Confirm", json!({})),
         Request::Upgrade => ("Upgrade", json!({})),
         Request::Unload => ("Unload", json!({})),
     }
+}
+
+fn echo_of(request: &EchoRequest) -> Value {
+    let mut call = api::LspPing {
+        source: request.source.map(|source| source.to_string()),
+        source_port: request.source_port,
+        destination: request.destination.to_string(),
+        ttl: request.ttl,
+        payload: request.payload.iter().map(|byte| format!("{byte:02x}")).collect(),
+        dry_run: Some(request.dry_run),
+        ..api::LspPing::default()
+    };
+    match &request.lsp {
+        Lsp::Prefix(prefix) => call.prefix = Some(prefix.to_string()),
+        Lsp::Stack { labels, via, dev } => {
+            call.labels = Some(labels.iter().map(|label| label.get()).collect());
+            (call.via, call.dev) = (Some(via.to_string()), dev.clone());
+        }
+    }
+    json!(call)
 }
 
 fn routes_of(routes: &[Route]) -> Value {

@@ -15,6 +15,7 @@ use tracing::{debug, warn};
 
 use super::monitor::Sample;
 use super::raw_ip::RawIp;
+use crate::control::api::{LspPingSent, Refusal};
 use crate::control::events::Event;
 use crate::dataplane::frame::MemoryFrame;
 use crate::dataplane::inject::Injector;
@@ -25,6 +26,7 @@ use crate::neighbour::links::Links;
 use crate::neighbour::routes::KernelRoutes;
 use crate::neighbour::{LinkInfo, Vrf};
 use crate::ports::Ports;
+use crate::slowpath::oam::sender::{self, Outgoing};
 use crate::slowpath::outcome::{Counters, Outcome};
 use crate::slowpath::packet::missing_bytes;
 use crate::slowpath::rehearsal::{Intended, Rehearsed, rehearse};
@@ -287,6 +289,22 @@ impl Exceptions {
             }
             Action::Deliver { port, .. } => view.ports.way_up(port).is_some(),
             Action::SendByIp { .. } | Action::Resolve { .. } | Action::Report(_) | Action::Handled(..) => true,
+        })
+    }
+
+    /// Sends an MPLS echo request, and returns the way that it takes.
+    pub fn send_lsp_ping(&mut self, request: &Outgoing, view: &View<'_>, now: Instant) -> Result<LspPingSent, Refusal> {
+        let Self { outlet, .. } = self;
+        let sent = sender::send(request, view, &mut |action| outlet.carry_out(action, view));
+        self.outlet.flush(view, now);
+        let sent = sent.map_err(|error| Refusal::LspPingRefused {
+            reason: error.to_string(),
+        })?;
+        Ok(LspPingSent {
+            dev: view.ports.name(sent.port).unwrap_or_default().to_owned(),
+            via: view.next_hop_address(sent.adjacency).map(|via| via.to_string()),
+            labels: sent.labels.iter().map(|label| label.get()).collect(),
+            source: sent.source.to_string(),
         })
     }
 

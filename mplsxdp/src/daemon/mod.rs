@@ -981,6 +981,11 @@ impl Daemon {
                 });
             }
             Effect::ReplyTrace { token, port, frame } => self.trace(token, port, frame, None),
+            Effect::SendLspPing { token, request } => {
+                let sent =
+                    self.with_exceptions(|exceptions, view| exceptions.send_lsp_ping(&request, view, Instant::now()));
+                self.reply(token, sent.map(Reply::LspPingSent));
+            }
             Effect::ReplyUnknownLabels { token } => {
                 let labels = reports::unknown_labels(&self.exceptions, self.switch.ports(), Instant::now());
                 self.reply(token, Ok(Reply::UnknownLabels(labels)));

@@ -9,7 +9,7 @@ use mplsxdp_common::abi::{
 };
 use mplsxdp_common::fib::FibLookup;
 use mplsxdp_common::forward::{Frame, PortView, Verdict, forward};
-use mplsxdp_common::wire::{ETH_HLEN, LSE_LEN, Label, Lse};
+use mplsxdp_common::wire::{ETH_HLEN, ETH_P_MPLS_UC, LSE_LEN, Label, Lse, Mac};
 
 use super::packet::{Parts, entries, is_labelled};
 use crate::dataplane::frame::MemoryFrame;
@@ -77,6 +77,30 @@ pub fn ask_at<T: PortView>(frame: &mut MemoryFrame, tables: &T, port: PortWord) 
 pub fn ask_in_bucket<T: PortView>(frame: &mut MemoryFrame, tables: &T, bucket: Option<u8>) -> Answer {
     let noted = Noted {
         given: bucket,
+        ..Noted::new(tables)
+    };
+    ask_noted(frame, &noted)
+}
+
+/// What the core decides for `packet` under one label of this machine's own, whose entry is `entry`: so an entry of the FTN
+/// imposes its labels on a packet of this machine that no prefix leads to. `frame` becomes that frame.
+pub fn ask_imposed<T: PortView>(frame: &mut MemoryFrame, packet: &[u8], entry: RouteEntry, tables: &T) -> Answer {
+    const OWN: Mac = Mac([2, 0, 0, 0, 0, 0]);
+    const LABEL: Label = Label::from_low_bits(16);
+    let lse = Lse::new(LABEL, 0, true, u8::MAX);
+    frame.refill(
+        [
+            &OWN.0,
+            &Mac::ZERO.0,
+            &ETH_P_MPLS_UC.to_be_bytes(),
+            &lse.to_bytes(),
+            packet,
+        ],
+        0,
+    );
+    let noted = Noted {
+        port: PortWord::new(OWN, PortWord::MPLS),
+        imposed: Some(entry),
         ..Noted::new(tables)
     };
     ask_noted(frame, &noted)
@@ -221,6 +245,8 @@ struct Noted<'a, T> {
     given: Option<u8>,
     /// Next hops take frames of any length.
     any_length: bool,
+    /// The entry of every label, in place of the tables'.
+    imposed: Option<RouteEntry>,
 }
 
 impl<'a, T: PortView> Noted<'a, T> {
@@ -235,6 +261,7 @@ impl<'a, T: PortView> Noted<'a, T> {
             bucket: Cell::new(None),
             given: None,
             any_length: false,
+            imposed: None,
         }
     }
 }
@@ -274,7 +301,7 @@ impl<T: PortView> PortView for Noted<'_, T> {
     }
 
     fn ilm(&self, label: Label) -> RouteEntry {
-        let entry = self.tables.ilm(label);
+        let entry = self.imposed.unwrap_or_else(|| self.tables.ilm(label));
         self.label.set(Some(label));
         self.is_pseudowire.set(entry.op() == Op::Pseudowire);
         entry

@@ -18,6 +18,7 @@ mod frr;
 mod handover;
 mod inputs;
 mod load;
+mod lsp_ping;
 mod next_hops;
 mod owners;
 mod ports;
@@ -66,6 +67,7 @@ use crate::ports::{PortError, Ports, sub_interface};
 use crate::rib::Rib;
 use crate::route::filter::RouteFilter;
 use crate::route::{NextHopId, Owner};
+use crate::slowpath::oam::sender::Outgoing;
 use crate::state;
 use audit::Audits;
 pub use audit::Reading;
@@ -211,6 +213,11 @@ pub enum Effect {
         situation: Situation,
     },
     LogHandover(Situation),
+    /// Sends an MPLS echo request, and replies with the way that it takes.
+    SendLspPing {
+        token: Token,
+        request: Box<Outgoing>,
+    },
     /// Replies with what was forwarded and what the slow path did.
     ReplyStats {
         token: Token,
@@ -767,6 +774,13 @@ impl<T: Tables> Switch<T> {
                     return self.effects.push_back(Effect::ReplyTrace { token, port, frame });
                 }
                 None => Err(self.no_such_link(name)),
+            },
+            Request::SendLspPing(request) => match self.echo_request(request) {
+                Ok(request) => {
+                    let request = Box::new(request);
+                    return self.effects.push_back(Effect::SendLspPing { token, request });
+                }
+                Err(refusal) => Err(refusal),
             },
             Request::GetUnknownLabels => return self.effects.push_back(Effect::ReplyUnknownLabels { token }),
             Request::Monitor { watcher } => {

@@ -12,9 +12,10 @@ use ipnet::IpNet;
 use mplsxdp::control::access::Groups;
 use mplsxdp::control::api::{
     BackupState, BucketRange, BusiestRoutes, ChangeMode, Changed, Changes, Checksum, Committed, Counter,
-    InstalledRoute, KernelCounters, KernelNeighbor, KeyFilter, Link, LinkCounters, Lookup, NextHopState, Outcome,
-    PathState, ReasonCounter, Refusal, Reply, Request, Resolution, RouteFilter, SavedState, Stats, Status, Table,
-    Trace, TraceStep, TraceVerdict, TracedFrame, UnknownLabel, UnreachableRoute, ViaAddress, ViaFamily, VlanTag, Vrf,
+    InstalledRoute, KernelCounters, KernelNeighbor, KeyFilter, Link, LinkCounters, Lookup, LspPingSent, NextHopState,
+    Outcome, PathState, ReasonCounter, Refusal, Reply, Request, Resolution, RouteFilter, SavedState, Stats, Status,
+    Table, Trace, TraceStep, TraceVerdict, TracedFrame, UnknownLabel, UnreachableRoute, ViaAddress, ViaFamily, VlanTag,
+    Vrf,
 };
 use mplsxdp::control::events::{Event, Timed, Watcher};
 use mplsxdp::control::frames::Tap;
@@ -335,6 +336,7 @@ impl Kept {
             Request::GetBusiestRoutes { .. } => Ok(Reply::Busiest(BusiestRoutes::default())),
             Request::GetSync => Ok(Reply::Sync(Vec::new())),
             Request::CheckSync { .. } => Ok(Reply::SyncChecks(Vec::new())),
+            Request::SendLspPing(_) => Ok(Reply::LspPingSent(LspPingSent::default())),
             Request::GetUnknownLabels => Ok(Reply::UnknownLabels(unknown_labels())),
             Request::Monitor { watcher } => {
                 self.watchers.push(watcher);

@@ -105,6 +105,15 @@ fn calls() -> Vec<(&'static str, Value)> {
             "Capture",
             json!({ "reasons": ["no-route"], "ifname": "eth1", "label": 100, "sample": 1000 }),
         ),
+        (
+            "SendLspPing",
+            json!({ "prefix": "10.4.4.0/24", "source_port": 40000, "destination": "127.0.0.1", "ttl": 255, "payload": "0001" }),
+        ),
+        (
+            "SendLspPing",
+            json!({ "labels": [100, 200], "via": "10.0.0.2", "dev": "eth1", "source": "10.0.0.1", "source_port": 40000,
+                    "destination": "127.0.0.1", "ttl": 1, "payload": "0001", "dry_run": true }),
+        ),
         ("CheckSync", json!({ "repair": true })),
     ]);
     calls

@@ -25,6 +25,7 @@ mod kernel_sync;
 mod lifecycle;
 mod local;
 mod log;
+mod lsp_ping;
 mod metrics;
 mod monitor;
 mod multipath;
@@ -91,6 +92,7 @@ fn main() -> Result<()> {
         local::tests(),
         traceroute::tests(),
         trace::tests(),
+        lsp_ping::tests(),
         exceptions::tests(),
         too_big::tests(),
         multipath::tests(),

@@ -201,7 +201,7 @@ fn counted() -> Result<()> {
 }
 
 /// Runs a program on this input, which must not complain.
-fn run_on(mut command: Command, input: &[u8]) -> Result<String> {
+pub fn run_on(mut command: Command, input: &[u8]) -> Result<String> {
     let name = format!("{command:?}");
     let mut child = command
         .stdin(Stdio::piped())
@@ -277,7 +277,7 @@ fn by_scapy() -> Result<()> {
 }
 
 /// A capture file in pcap's format.
-fn capture_file(frames: &[Vec<u8>]) -> Vec<u8> {
+pub fn capture_file(frames: &[Vec<u8>]) -> Vec<u8> {
     const ETHERNET: u32 = 1;
     let header = [0xa1b2_c3d4, 4 << 16 | 2, 0, 0, 0xffff, ETHERNET];
     let mut file: Vec<u8> = header.into_iter().flat_map(u32::to_le_bytes).collect();

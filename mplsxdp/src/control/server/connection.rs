@@ -502,6 +502,7 @@ fn change(request: &Request) -> Option<String> {
             Some(format!("delete xconnect {name}{to}{one_way}"))
         }
         Request::CheckSync { repair: true } => Some("repair what differs from the kernel's routes".into()),
+        Request::SendLspPing(_) => None,
         Request::Confirm => Some("confirm the load".into()),
         Request::Upgrade => Some("upgrade".into()),
         Request::Unload => Some("unload".into()),
@@ -615,6 +616,7 @@ fn answer_of(reply: Reply) -> Result<Vec<u8>, Failure> {
         Reply::SyncChecks(checks) => answer(&api::SyncChecks { checks }),
         Reply::Stats(stats) => answer(&api::StatsReply { stats }),
         Reply::Busiest(busiest) => answer(&busiest),
+        Reply::LspPingSent(sent) => answer(&sent),
         // `list` answers with these.
         Reply::Routes { .. } | Reply::Neighbors { .. } | Reply::Links(_) | Reply::UnknownLabels(_) => {
             answer(&api::Nothing {})

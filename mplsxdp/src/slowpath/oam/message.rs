@@ -695,20 +695,21 @@ impl Downstream {
         self.link.write(out);
         out.extend([self.code, self.subcode]);
         let mut parts = Vec::new();
-        if let Some(Multipath { kind, info }) = &self.multipath {
-            framed_by(&mut parts, MULTIPATH, |out| {
-                out.push(*kind);
-                out.extend((info.len() as u16).to_be_bytes());
-                out.push(0);
-                out.extend(info);
-            });
-        }
         if let Some(labels) = &self.labels {
             framed_by(&mut parts, LABELS, |out| {
                 for label in labels {
                     let [a, b, c, _] = Lse::new(label.label, label.tc, label.bottom, 0).to_bytes();
                     out.extend([a, b, c, label.protocol]);
                 }
+            });
+        }
+        // Wireshark 4.0 cannot read what comes after it.
+        if let Some(Multipath { kind, info }) = &self.multipath {
+            framed_by(&mut parts, MULTIPATH, |out| {
+                out.push(*kind);
+                out.extend((info.len() as u16).to_be_bytes());
+                out.push(0);
+                out.extend(info);
             });
         }
         for (kind, value) in &self.others {
@@ -911,8 +912,8 @@ mod tests {
         let bytes = [
             &[0, 1][..], &[0; 30],
             &[0, 20, 0, 44, 0x05, 0xdc, 1, 2, 10, 0, 0, 2, 10, 0, 0, 2, 8, 2, 0, 28],
-            &[0, 1, 0, 12, 8, 0, 8, 0, 127, 0, 0, 8, 0x80, 0x40, 0, 1],
             &[0, 2, 0, 8, 0, 0, 0x30, 3, 0, 0x0c, 0x81, 3],
+            &[0, 1, 0, 12, 8, 0, 8, 0, 127, 0, 0, 8, 0x80, 0x40, 0, 1],
             &[0, 7, 0, 16, 2, 0, 0, 0, 10, 0, 0, 1, 0, 0, 0, 5, 0, 6, 0x41, 1],
         ].concat();
         check(&message, &bytes);

@@ -6,6 +6,7 @@ use super::super::oam::message::{
     self, ALL_ROUTERS_V4, AddressMask, Downstream, DownstreamLabel, Fec, Header, InterfaceAndLabelStack, LinkAddress,
     Message, Multipath, Pad, Protocol, Timestamp, Tlv,
 };
+use super::super::oam::sender::{self, Departed, Ingress, NotSent, Outgoing};
 use super::super::oam::udp::Datagram;
 use super::*;
 
@@ -424,4 +425,77 @@ fn each_address_of_a_mask_is_told_the_way_that_it_takes() {
     }
     let chosen: usize = ways.iter().map(|(takers, ..)| takers.chosen().count()).sum();
     assert_eq!(chosen, mask.chosen().count());
+}
+
+fn send(router: &mut Router, request: &Outgoing) -> (Result<Departed, NotSent>, Vec<Taken>) {
+    let mut result = Err(NotSent::NoPort);
+    let taken = router.step(|_, world, _, emit| result = sender::send(request, world, emit));
+    (result, taken)
+}
+
+#[test]
+fn a_request_leaves_by_the_entry_of_its_prefix_or_under_the_given_labels() {
+    let payload = bytes(&request(vec![fecs(&[FOREIGN])]));
+    let outgoing = |ingress| Outgoing {
+        ingress,
+        source: None,
+        source_port: 40000,
+        destination: [127, 0, 0, 1].into(),
+        ttl: 2,
+        payload: payload.clone(),
+        dry_run: false,
+    };
+    let prefix = |text: &str| outgoing(Ingress::Prefix(text.parse().unwrap()));
+    let stack = |adjacency| {
+        outgoing(Ingress::Stack {
+            labels: vec![label(200), label(110)],
+            adjacency,
+        })
+    };
+    for (asked, labels) in [(prefix(FOREIGN), &[1000][..]), (stack(NEIGHBOUR), &[200, 110])] {
+        for mode in [TtlMode::Uniform, TtlMode::Pipe, TtlMode::Linux] {
+            let mut router = Router::default().mode(mode);
+            let (departed, taken) = send(&mut router, &asked);
+            let departed = departed.unwrap();
+            let (left, packet) = labelled_frame(&taken);
+            let expected = Vec::from_iter(labels.iter().map(|&label| (label, 2, 0)));
+            assert_eq!(left, expected, "{mode:?}");
+            let datagram = Datagram::read(&packet).unwrap();
+            let (source, destination): (SocketAddr, SocketAddr) =
+                ("10.0.1.1:40000".parse().unwrap(), LOOPBACK.parse().unwrap());
+            assert_eq!(
+                (datagram.source, datagram.destination, datagram.payload),
+                (source, destination, &payload[..])
+            );
+            let values = Vec::from_iter(departed.labels.iter().map(|label| label.get()));
+            assert_eq!(
+                (departed.port, departed.adjacency, &values[..]),
+                (EGRESS, NEIGHBOUR, labels)
+            );
+            // Without sending.
+            let dry = Outgoing {
+                dry_run: true,
+                ..asked.clone()
+            };
+            assert_eq!(send(&mut router, &dry), (Ok(departed), vec![]));
+        }
+    }
+    let long = |asked: Outgoing| Outgoing {
+        payload: vec![0; 1600],
+        ..asked
+    };
+    let mixed = Outgoing {
+        source: Some("2001:db8::1".parse().unwrap()),
+        ..prefix(FOREIGN)
+    };
+    for (asked, error) in [
+        (prefix("10.5.5.0/24"), NotSent::Unresolved),
+        (prefix("10.6.6.0/24"), NotSent::NoLabels),
+        (stack(UNRESOLVED), NotSent::Unresolved),
+        (long(prefix(FOREIGN)), NotSent::TooBig),
+        (long(stack(NEIGHBOUR)), NotSent::TooBig),
+        (mixed, NotSent::Families),
+    ] {
+        assert_eq!(send(&mut Router::default(), &asked), (Err(error), vec![]), "{asked:?}");
+    }
 }

@@ -20,6 +20,7 @@ pub mod rig;
 pub mod router;
 pub mod tap;
 pub mod tcpdump;
+pub mod terminal;
 pub mod three_routers;
 pub mod tidy;
 pub mod transit;

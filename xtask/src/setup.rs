@@ -15,7 +15,7 @@ use crate::toolchain::{
 };
 
 /// Programs that the demo and the tests run, and that building libxdp needs, and their Debian packages.
-const TOOLS: [(&str, &str); 13] = [
+const TOOLS: [(&str, &str); 14] = [
     ("ip", "iproute2"),
     ("ping", "iputils-ping"),
     ("tcpdump", "tcpdump"),
@@ -24,6 +24,7 @@ const TOOLS: [(&str, &str); 13] = [
     ("mtr", "mtr-tiny"),
     ("tshark", "tshark"),
     ("scapy", "python3-scapy"),
+    ("tmux", "tmux"),
     ("gcc", "gcc"),
     ("make", "make"),
     ("pkg-config", "pkg-config"),

@@ -4,6 +4,8 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
 
 use clap::error::{ContextKind, ContextValue};
 use clap::{ArgAction, ArgMatches, Args, FromArgMatches, Parser, Subcommand, ValueEnum};
@@ -116,6 +118,21 @@ impl Global {
             (false, true) => Timestamp::Long,
             (false, false) => Timestamp::None,
         }
+    }
+}
+
+/// A number of seconds, such as `0.5`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Interval(pub Duration);
+
+impl FromStr for Interval {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let seconds = text.parse().ok().filter(|seconds| (0.01..=60.0).contains(seconds));
+        seconds.map_or(Err("it is 0.01 to 60 seconds"), |seconds| {
+            Ok(Self(Duration::from_secs_f64(seconds)))
+        })
     }
 }
 
@@ -234,6 +251,13 @@ pub enum Command {
     },
     /// The instance, its configuration and how full its tables are.
     Status,
+    /// What the switch does now, on the whole terminal: rates of ports, of the busiest routes and of what is not
+    /// forwarded, and the next hops. `?` shows the keys.
+    Top {
+        /// The time between two counts, 0.01 to 60 seconds.
+        #[arg(long, value_name = "SECONDS", default_value = "1")]
+        interval: Interval,
+    },
     /// Keep what `load --confirm` loaded.
     Confirm,
     /// Start the program of an instance again, in the same process, from its file, which may be another version now. It must

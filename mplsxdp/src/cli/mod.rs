@@ -20,6 +20,7 @@ mod pcapng;
 mod route;
 mod status;
 mod sync;
+mod top;
 mod trace;
 mod unload;
 mod web;
@@ -229,6 +230,7 @@ fn command_of(command: Command, session: &mut Session) -> Result<(), Failure> {
         Command::Trace { words, port, packet } => trace::trace(&words, port.as_deref(), packet, session),
         Command::Sync { words, repair } => sync::sync(&words, repair, session),
         Command::Status => status::status(session),
+        Command::Top { interval } => top::top(interval.0, session),
         Command::Config { words } => config::config(&words, session),
         Command::Instances => instances::instances(session),
         Command::Confirm => Ok(session.client()?.confirm()?),

@@ -173,7 +173,7 @@ fn destination(key: &api::Key) -> String {
     }
 }
 
-fn exception_line(exception: &api::Exception) -> String {
+pub fn exception_line(exception: &api::Exception) -> String {
     let api::Exception {
         port,
         reason,

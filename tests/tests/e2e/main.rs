@@ -44,6 +44,7 @@ mod soak;
 mod state;
 mod switching;
 mod too_big;
+mod top;
 mod trace;
 mod traceroute;
 mod untouched;
@@ -90,6 +91,7 @@ fn main() -> Result<()> {
         preflight::tests(),
         doctor::tests(),
         local::tests(),
+        top::tests(),
         traceroute::tests(),
         trace::tests(),
         lsp_ping::tests(),

@@ -67,6 +67,15 @@ impl Terminal {
         found.with_context(|| format!("the screen:\n{}", last.unwrap_or_else(|| "(it has ended)".into())))
     }
 
+    /// The process of the command.
+    pub fn pid(&self) -> Result<i32> {
+        let output = tmux(&self.directory)
+            .args(["display-message", "-p", "#{pane_pid}"])
+            .output()?;
+        let text = String::from_utf8_lossy(&output.stdout);
+        text.trim().parse().with_context(|| format!("no process: {text}"))
+    }
+
     /// Waits until the command has ended.
     pub fn ended(&self) -> Result<()> {
         wait::until("the end of the command", PATIENCE, || {

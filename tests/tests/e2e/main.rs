@@ -59,8 +59,8 @@ use libtest_mimic::{Arguments, Completion, Trial};
 use mplsxdp_tests::needs::Need;
 use mplsxdp_tests::tidy;
 
-/// Tests wait for processes more than they compute, so this is the number of CPUs that every machine has.
-const THREADS: usize = 2;
+/// Tests wait for processes more than they compute: this is one more than the CPUs that every machine has.
+const THREADS: usize = 3;
 
 fn main() -> Result<()> {
     tidy::on_signals()?;

@@ -1,5 +1,6 @@
 //! `mplsxdp top` in a terminal: its keys, and what is on the screen.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -11,6 +12,7 @@ use mplsxdp_tests::frame::Entry;
 use mplsxdp_tests::needs::Need;
 use mplsxdp_tests::router::program;
 use mplsxdp_tests::terminal::Terminal;
+use mplsxdp_tests::wait;
 
 use crate::bench::{Bench, NATIVE, RIGHT};
 use crate::test_with;
@@ -22,6 +24,8 @@ pub fn tests() -> Vec<Trial> {
         test_with("top::it_needs_a_terminal", None, refuses),
     ]
 }
+
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The fields of the line that begins with this word.
 fn fields<'a>(screen: &'a str, first: &str) -> Option<Vec<&'a str>> {
@@ -71,7 +75,15 @@ fn shows() -> Result<()> {
         let sent = sender.join().unwrap_or(Ok(()));
         seen.and(sent)
     })?;
-    // It ends with the instance.
+    // It ends with its terminal,
+    let terminal = Terminal::start(&command)?;
+    terminal.expect("ports", |screen| fields(screen, "eth1").is_some())?;
+    let pid = terminal.pid()?;
+    drop(terminal);
+    wait::until("the end with the terminal", PATIENCE, || {
+        Ok((!Path::new(&format!("/proc/{pid}")).exists()).then_some(()))
+    })?;
+    // and with the instance.
     let terminal = Terminal::start(&command)?;
     terminal.expect("ports", |screen| fields(screen, "eth1").is_some())?;
     bench.router.unload()?;

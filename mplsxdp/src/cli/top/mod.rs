@@ -8,21 +8,24 @@ mod state;
 mod tables;
 
 use std::io::{self, IsTerminal as _};
+use std::os::fd::AsFd as _;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread;
 use std::time::Duration;
 
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use ratatui::crossterm::event::{self, Event};
-use signal_hook::consts::{SIGHUP, SIGTERM};
+use signal_hook::consts::SIGTERM;
 
 use super::{Failure, Session};
 use crate::control::client::Client;
 use sample::{Sample, Wanted};
 use state::{State, Step};
 
-/// How long to wait for a key before it is looked whether there is a new sample.
-const POLL: Duration = Duration::from_millis(50);
+/// How long to wait for a key before it is looked whether there is a new sample, in milliseconds.
+const POLL: u8 = 50;
 
 /// Runs until it is left with `q`, by a signal, or because the instance ends. `interval`: the time between two samples.
 pub fn top(interval: Duration, session: &mut Session) -> Result<(), Failure> {
@@ -36,9 +39,7 @@ pub fn top(interval: Duration, session: &mut Session) -> Result<(), Failure> {
         return Ok(());
     };
     let ended = Arc::new(AtomicBool::new(false));
-    for signal in [SIGTERM, SIGHUP] {
-        signal_hook::flag::register(signal, Arc::clone(&ended))?;
-    }
+    signal_hook::flag::register(SIGTERM, Arc::clone(&ended))?;
     let state = State::new(client.instance().clone(), interval);
     let mut terminal = ratatui::try_init()?;
     let left = run(&mut terminal, state, client, &ended);
@@ -70,7 +71,10 @@ fn run(
             is_changed = true;
         }
         is_changed |= state.take_exceptions();
-        if event::poll(POLL)? {
+        if !wait_for_key()? {
+            return Ok(());
+        }
+        if event::poll(Duration::ZERO)? {
             match event::read()? {
                 Event::Key(key) => match state.key(key) {
                     Step::Leave => return Ok(()),
@@ -83,6 +87,19 @@ fn run(
         }
     }
     Ok(())
+}
+
+/// Waits a moment. Returns whether the terminal is still there: crossterm would wait for ever for a key of one that is
+/// closed.
+fn wait_for_key() -> io::Result<bool> {
+    let stdin = io::stdin();
+    let mut terminal = [PollFd::new(stdin.as_fd(), PollFlags::POLLIN)];
+    match poll(&mut terminal, PollTimeout::from(POLL)) {
+        Ok(_) | Err(Errno::EINTR) => {}
+        Err(error) => return Err(error.into()),
+    }
+    let is_closed = |flags: PollFlags| flags.intersects(PollFlags::POLLHUP | PollFlags::POLLERR | PollFlags::POLLNVAL);
+    Ok(!terminal[0].revents().is_some_and(is_closed))
 }
 
 /// Takes samples until one fails or nobody wants them.

@@ -547,7 +547,7 @@ fn types() {
     agree_on_type(&mut seen, "UnknownLabel", &unknown_label());
     agree_on_type(&mut seen, "BusyRoute", &busy_route());
     agree_on_enum(&mut seen, "BusyOrder", &[BusyOrder::Packets, BusyOrder::Bytes]);
-    agree_on_type(&mut seen, "Trace", &trace());
+    agree_on_type(&mut seen, "FrameTrace", &trace());
     agree_on_type(&mut seen, "TracedFrame", &traced_frame());
     agree_on_type(&mut seen, "TraceStep", &trace().steps[0]);
     agree_on_type(&mut seen, "TracedAnswer", &trace().slow_path[0]);
@@ -873,7 +873,7 @@ fn errors() {
     let idl = definition();
     let key = RouteKey::Label(Label::from_low_bits(100));
     let text = String::new;
-    let errors: [Error; 19] = [
+    let errors: [Error; 20] = [
         Refusal::RouteExists { key, route: text() }.into(),
         Refusal::NoSuchRoute { key }.into(),
         Refusal::NoSuchVrf {

@@ -704,7 +704,7 @@ pub struct TraceReply {
     pub trace: Trace,
 }
 
-/// `type Trace`: what would happen to a frame.
+/// `type FrameTrace`: what would happen to a frame.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct Trace {
     /// The frame at the port of the program, with its tags.

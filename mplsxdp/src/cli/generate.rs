@@ -98,7 +98,9 @@ fn verbs(command: &Command) -> Vec<String> {
         .filter_map(|line| line.strip_prefix(&begin)?.split(' ').next());
     let mut verbs = Vec::new();
     for verb in lines.flat_map(|words| words.trim_matches(['{', '}']).split('|')) {
-        if !verbs.iter().any(|known| known == verb) {
+        // Other words stand for what is typed.
+        let is_verb = verb.chars().all(|character| character.is_ascii_lowercase());
+        if is_verb && !verbs.iter().any(|known| known == verb) {
             verbs.push(verb.to_owned());
         }
     }

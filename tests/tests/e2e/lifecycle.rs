@@ -131,7 +131,8 @@ fn descriptors() -> Result<()> {
     ensure!(count_descriptors(&router)? == with_ports, "a sub-interface takes some");
     router.run("link del p0.7")?;
     for number in 0..more {
-        router.run(&format!("link del p{number}"))?;
+        let removed = router.run(&format!("link del p{number}"));
+        removed.with_context(|| router.said())?;
     }
     ensure!(count_descriptors(&router)? == before, "not all are given back");
     // 256 ports and 128 clients fit 1024.

@@ -183,7 +183,6 @@ fn runs(kernel: &Kernel, selection: Selection<'_>) -> Vec<Run> {
     if selection == Selection::Short {
         let mut runs = vec![
             run("budget", &["--nocapture", "pipe_mode"]),
-            run("differential", &[]),
             run("xsk", &[]),
             run("kernel", &[]),
         ];

@@ -131,8 +131,7 @@ fn descriptors() -> Result<()> {
     ensure!(count_descriptors(&router)? == with_ports, "a sub-interface takes some");
     router.run("link del p0.7")?;
     for number in 0..more {
-        let removed = router.run(&format!("link del p{number}"));
-        removed.with_context(|| router.said())?;
+        router.run(&format!("link del p{number}"))?;
     }
     ensure!(count_descriptors(&router)? == before, "not all are given back");
     // 256 ports and 128 clients fit 1024.
@@ -149,7 +148,8 @@ fn few_descriptors() -> Result<()> {
     bench.expect_swap(&router)?;
     router.unload()?;
 
-    let limit = 90;
+    // Some ports fit, and not all.
+    let limit = 100;
     let router = load_limited(&bench, &format!("ulimit -n {limit}"), PORTS)?;
     let mut refusal = None;
     let mut ports = 0;
@@ -160,7 +160,7 @@ fn few_descriptors() -> Result<()> {
         }
     }
     let refusal = refusal.context("12 more ports within the limit")?;
-    for part in ADVICE.into_iter().chain(["its limit of 90 file descriptors"]) {
+    for part in ADVICE.into_iter().chain(["its limit of 100 file descriptors"]) {
         ensure!(refusal.contains(part), "{part}: {refusal}");
     }
     ensure!(!refusal.contains("CAP_") && !refusal.contains("memlock"), "{refusal}");

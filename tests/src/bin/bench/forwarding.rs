@@ -317,13 +317,16 @@ impl<'a> Bench<'a> {
         }
         if self.arguments.kernel {
             contenders.push(Contender::Kernel);
-            self.route_by_kernel(row, &keys)?;
         }
         contenders.push(Contender::Now);
         if row.route == VRF {
             contenders
                 .iter()
                 .try_for_each(|&contender| enter_vrf(self.netns, contender))?;
+        }
+        // The kernel's routes name their VRF.
+        if self.arguments.kernel {
+            self.route_by_kernel(row, &keys)?;
         }
         self.attach_bare(row.measure == Measure::Forwarding)?;
 

@@ -7,13 +7,13 @@
 //! daemon doctor                 performs what the switch wants; finds what keeps frames from passing
 //! switch                        the core that ties all below together; it never waits
 //! config                        the options, from the command line and the config file
-//! feeds observe ports state     sources of routes, reports and metrics, interfaces, what outlives the process
+//! feeds observe ports state     sources of routes, reports, interfaces, what outlives the process
 //! control                       the socket: calls, server, client
 //! kernel lfib rib slowpath      netlink and ethtool, routes to writes, best routes, exceptions
 //! neighbour                     next hops to MAC addresses
 //! rtnl                          routes as netlink messages describe them
 //! dataplane route               the tables and the programs; what a route is
-//! error http log pcap strict text   errors as people read them; HTTP; lines on standard error; captures; serde, strictly and by text
+//! error http log pcap strict text   errors, logs, HTTP, captures; serde, strictly and by text
 //! descriptors directory privileges   limits; who can change directories; what the process may still do
 //! ```
 
